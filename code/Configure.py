@@ -1,0 +1,187 @@
+"""Every number that can be chosen: meaning, unit, range, source; and the presets.
+
+``model_configs`` and ``training_configs`` are the report's final learner. A preset is a set of
+overrides. Each key is also a flag of ``main.py`` (``mixup_alpha`` is ``--mixup-alpha``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Key(NamedTuple):
+    """One key of a configuration."""
+
+    default: Any
+    meaning: str  # with unit and source
+    low: float | None = None  # range of a number, both ends included
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+MODEL_KEYS = {
+    # Report, section 4.2: three stacks of three blocks, the Keras example's ResNet-20 v1.
+    "depth": Key(20, "layers, 6n + 2 for n blocks per stack (arXiv:1512.03385, 4.2)", 8, 1202),
+    "width": Key(16, "channels of the first stack; the next have 2 and 4 times as many", 1, 1024),
+    # Report, section 4.3, third optimization.
+    "dropout_stack2": Key(0.1, "share dropped after stack 2 (report, 4.3)", 0, 0.95),
+    "dropout_stack3": Key(0.2, "share dropped after stack 3 (report, 4.3)", 0, 0.95),
+    "seed": Key(0, "of the initial weights, order, augmentation, dropout, split", 0, 2**31 - 1),
+    # Weights, statistics, loss and logits are float32 either way.
+    "precision": Key(
+        "auto",
+        "arithmetic of the network; auto takes bfloat16 where the processor computes in it",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    "test_time_flip": Key(False, "average the probabilities of an image and its mirror image"),
+}
+
+TRAINING_KEYS = {
+    "dataset": Key(
+        "cifar10", "cifar10, or the embedded set of drawn shapes", choices=("cifar10", "shapes")
+    ),
+    # Held out of the training images to watch and to choose by; the test images are for the end.
+    "valid_size": Key(
+        5000, "training images held out for validation; 0 trains on all", 0, 1_000_000
+    ),
+    # Report, section 4.3: batches of 32, 200 epochs.
+    "epochs": Key(200, "passes over the training images (report, 4.3)", 1, 100_000),
+    "batch_size": Key(32, "images per step, over all devices (report, 4.3)", 2, 65_536),
+    # Report, table 3: Adam is the best of adam, rmsprop and sgd, at the Keras example's rate.
+    "optimizer": Key("adam", "update rule (report, table 3)", choices=("adam", "rmsprop", "sgd")),
+    "learning_rate": Key(
+        1e-3, "highest rate, eta_max (Keras example: 1e-3 for adam); sgd wants about 0.1", 0, 100
+    ),
+    "momentum": Key(0.0, "of sgd and rmsprop; 0.9 is usual for sgd (adam: no effect)", 0, 0.9999),
+    "nesterov": Key(False, "Nesterov's momentum, sgd only"),
+    "schedule": Key(
+        "cosine",
+        "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 40, 60, 80, 90 % of the run "
+        "(Keras example); cosine (arXiv:1608.03983)",
+        choices=("constant", "steps", "cosine"),
+    ),
+    "warmup_epochs": Key(0, "epochs of linear warm-up before the schedule (arXiv:1706.02677)", 0),
+    "eta_min": Key(0.0, "lowest rate of the cosine (arXiv:1608.03983, eq. 5)", 0, 100),
+    "t_0": Key(0, "epochs of the first cosine; 0 is one cosine over the whole run", 0),
+    "t_mult": Key(1, "each cosine after a restart is this many times as long", 1, 100),
+    "l2": Key(1e-4, "weight of the squared convolution kernels in the loss (Keras example)", 0, 1),
+    "label_smoothing": Key(0.0, "share of the label spread over all classes", 0, 0.99),
+    # The report leans on flip + random crop as the best pair of augmentations.
+    "flip": Key(True, "mirror half of the images left to right"),
+    "crop_pad": Key(4, "pixels of padding for the random crop; 0 for none", 0, 31),
+    "crop_mode": Key("zero", "padding of the random crop", choices=("zero", "reflect")),
+    # The report does not say its alpha. 0.2 was chosen on the validation split: see the README.
+    "mixup_alpha": Key(
+        0.2, "mixing weights are Beta(alpha, alpha); 0 for none (arXiv:1710.09412)", 0, 100
+    ),
+    "ema_decay": Key(
+        0.0, "test an average of the weights, moved by 1 - decay a step; 0 for none", 0, 0.999999
+    ),
+}
+
+model_configs: dict[str, Any] = {name: key.default for name, key in MODEL_KEYS.items()}
+training_configs: dict[str, Any] = {name: key.default for name, key in TRAINING_KEYS.items()}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The report's final learner: the defaults above.
+    "resnet20": {},
+    # The report's base configuration: no mixup, constant rate, no dropout.
+    "baseline": {
+        "mixup_alpha": 0.0,
+        "schedule": "constant",
+        "dropout_stack2": 0.0,
+        "dropout_stack3": 0.0,
+    },
+    # The embedded set in a minute or two on two cores; says nothing about CIFAR-10.
+    "quickstart": {
+        "dataset": "shapes",
+        "depth": 8,
+        "dropout_stack2": 0.0,
+        "dropout_stack3": 0.0,
+        "epochs": 12,
+        "valid_size": 1000,
+        "mixup_alpha": 0.0,
+        "learning_rate": 3e-3,
+    },
+}
+
+
+def configure(preset: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two dictionaries of a run: defaults, then the preset, then the overrides.
+
+    Args:
+        preset: a key of ``PRESETS``.
+        overrides: values by key.
+
+    Returns:
+        ``model_configs`` and ``training_configs``, complete and checked.
+
+    Raises:
+        ValueError: an unknown preset or key, a value of the wrong type or outside its range.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
+    chosen = {**PRESETS[preset], **overrides}
+    unknown = sorted(set(chosen) - set(MODEL_KEYS) - set(TRAINING_KEYS))
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r}; see python main.py train --help")
+    configs = tuple(
+        {name: check(name, key, chosen.get(name, key.default)) for name, key in keys.items()}
+        for keys in (MODEL_KEYS, TRAINING_KEYS)
+    )
+    check_depth(configs[0]["depth"])
+    check_schedule(configs[1])
+    return configs
+
+
+def check(name: str, key: Key, value: Any) -> Any:
+    """``value`` if it has the type and range of ``key`` (an integer may stand for a float).
+
+    Raises:
+        ValueError: it has not.
+    """
+    kind = type(key.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name}: expected {kind.__name__}, found {value!r}")
+    if key.choices and value not in key.choices:
+        raise ValueError(f"{name}: expected one of {', '.join(key.choices)}, found {value!r}")
+    if kind in (int, float) and not (
+        (key.low is None or value >= key.low) and (key.high is None or value <= key.high)
+    ):
+        raise ValueError(f"{name}: expected {describe_range(key)}, found {value!r}")
+    return value
+
+
+def describe_range(key: Key) -> str:
+    """The values that ``key`` takes, in words."""
+    if key.choices:
+        return " | ".join(key.choices)
+    if key.low is None:
+        return "true or false"
+    return f"{key.low}..{key.high}" if key.high is not None else f"{key.low} or more"
+
+
+def check_depth(depth: int) -> None:
+    """Raise ``ValueError`` unless ``depth`` is 6n + 2 with n >= 1."""
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        raise ValueError(
+            f"depth: expected 6n + 2 (8, 14, 20, 26, 32, ...), found {depth}; "
+            f"the nearest are {below} and {below + 6}"
+        )
+
+
+def check_schedule(configs: dict[str, Any]) -> None:
+    """Raise ``ValueError`` if keys of the schedule contradict each other."""
+    if configs["warmup_epochs"] >= configs["epochs"]:
+        raise ValueError(
+            f"warmup_epochs: expected fewer than epochs ({configs['epochs']}), "
+            f"found {configs['warmup_epochs']}"
+        )
+    if configs["eta_min"] > configs["learning_rate"]:
+        raise ValueError(
+            f"eta_min: expected at most learning_rate ({configs['learning_rate']}), "
+            f"found {configs['eta_min']}"
+        )

@@ -1,0 +1,570 @@
+"""Bytes to uint8 NHWC images and int32 labels: CIFAR-10, the embedded set, images to classify.
+
+Files are data, never programs: a batch is unpickled without building any object that its pickle
+asks for, archives are read by member name and never unpacked, and every read has a bound.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import math
+import pickle
+import pickletools
+import reprlib
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import Download
+import Shapes
+from Errors import DataError, UserError
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "cifar10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "shapes": tuple(Shapes.CLASS_NAMES),
+}
+
+PYTHON_FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
+BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
+BINARY_ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+BATCH_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+BATCH_BYTES_MAX = 64 << 20  # an official batch has 31 MB
+ARCHIVE_BYTES_MAX = 256 << 20  # decompressed; an official archive has 186 MB
+ARCHIVE_MEMBERS_MAX = 64  # an official archive has 9
+PIXELS = 3 * 32 * 32
+
+LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
+SAMPLE_IMAGES = 1_000  # what the layout and the scale of a file are told by
+# Planar and interleaved rows are told apart by smoothness: read the wrong way, images are rougher.
+# Measured on the 10,000 CIFAR-10 test images: 2.17 times (planar rows) and 2.63 times (interleaved)
+# over 1,000 images; always above 1.7 over five. Single images reach down to 1.09 and are never
+# wrong; 22 of 20,000 fall below this factor and are left to the user.
+ROUGHNESS_FACTOR = 1.25
+
+
+def load_data(
+    data_dir: str | Path, dataset: str = "cifar10", mirror: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Loads a data set; CIFAR-10 is downloaded if the folder has none of its forms.
+
+    Looks for `cifar-10-batches-py/` (or the folder itself being it), `cifar-10-python.tar.gz`,
+    `cifar-10-binary.tar.gz` and `cifar-10-batches-bin/`, in this order. A batch, or the binary
+    archive, that is sound but not the official one is used with a warning; of single binary
+    batches no official checksum is known.
+
+    Args:
+        data_dir: folder of the data; "shapes" is embedded and does not use it.
+        dataset: "cifar10" or "shapes".
+        mirror: http(s) address to download from; see `Download.fetch`.
+
+    Returns:
+        `(x_train, y_train, x_test, y_test)`: uint8 [N, 32, 32, 3] in 0..255 and int32 [N] in 0..9;
+        50,000 and 10,000 images for the official CIFAR-10.
+
+    Raises:
+        UserError: an unknown data set.
+        DataError: a file is missing or broken.
+        DownloadError, StorageError: see `Download.fetch`.
+    """
+    if dataset not in CLASS_NAMES:
+        raise UserError(f"dataset: expected one of {', '.join(CLASS_NAMES)}, found {dataset!r}")
+    if dataset == "shapes":
+        return Shapes.load()[:4]
+    path = _find_cifar10(Path(data_dir)) or Download.fetch(data_dir, mirror)
+    binary = path.name in (BINARY_ARCHIVE, BINARY_FOLDER)
+    if path.name == BINARY_ARCHIVE:
+        _warn_unless_official(path, "SHA-256", BINARY_ARCHIVE_SHA256, Download.file_sha256(path))
+    files = {name + (".bin" if binary else ""): name for name in BATCH_MD5}
+    batches = {}
+    for name, data in (_folder_files if path.is_dir() else _archive_files)(path, list(files)):
+        read = _read_binary_batch if binary else _read_pickled_batch
+        batches[files[name]] = read(path / name, data)
+    if missing := [name for name, batch in files.items() if batch not in batches]:
+        raise _broken(path, f"{len(files)} batches", f"no {missing[0]}")
+    *train, (x_test, y_test) = (batches[name] for name in BATCH_MD5)
+    x_train, y_train = (np.concatenate(parts) for parts in zip(*train, strict=True))
+    return x_train, y_train, x_test, y_test
+
+
+def split_indices(y: np.ndarray, valid_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a stratified validation part: every class has its proportional share (±1 image).
+
+    Args:
+        y: labels, integers [N].
+        valid_size: number of validation images, 0..N-1.
+        seed: seed of the draw, a non-negative integer.
+
+    Returns:
+        `(train_indices, valid_indices)`: int64, ascending, disjoint, N together.
+
+    Raises:
+        UserError: valid_size is out of range.
+    """
+    if not 0 <= valid_size < len(y):
+        raise UserError(f"valid_size: expected 0..{len(y) - 1}, found {valid_size}; choose another")
+    classes, counts = np.unique(y, return_counts=True)
+    shares, remainders = np.divmod(counts.astype(np.int64) * valid_size, len(y))
+    largest = np.argsort(-remainders, kind="stable")[: valid_size - shares.sum()]
+    shares[largest] += 1
+    generator = np.random.Generator(np.random.PCG64(seed))
+    in_valid = np.zeros(len(y), bool)
+    for label, share in zip(classes, shares, strict=True):
+        in_valid[generator.permutation(np.flatnonzero(y == label))[:share]] = True
+    return np.flatnonzero(~in_valid), np.flatnonzero(in_valid)
+
+
+def train_valid_split(
+    x: np.ndarray, y: np.ndarray, valid_size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Splits images and labels by `split_indices`; each part keeps the original order.
+
+    Returns:
+        `(x_train, y_train, x_valid, y_valid)`: copies, of the types given.
+
+    Raises:
+        UserError: valid_size is out of range.
+    """
+    train, valid = split_indices(y, valid_size, seed)
+    return x[train], y[train], x[valid], y[valid]
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Returns the SHA-256 (64 hexadecimal digits) over dtype, shape and bytes of the arrays."""
+    sha256 = hashlib.sha256()
+    for array in arrays:
+        sha256.update(f"{array.dtype.str} {array.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return sha256.hexdigest()
+
+
+def _broken(path: Path, expected: str, found: object) -> DataError:
+    found = " ".join(str(found).split())[:200]
+    return DataError(
+        f"{path}: expected {expected}, found {found}; replace it from {Download.ARCHIVE_URL}"
+    )
+
+
+def _warn_unless_official(path: Path, kind: str, expected: str, found: str) -> None:
+    if found != expected:
+        warnings.warn(
+            f"{path}: sound, but not the official file: expected {kind} {expected}, found {found}",
+            stacklevel=3,
+        )
+
+
+def _find_cifar10(data_dir: Path) -> Path | None:
+    """Returns the folder or archive to read; None if there is nothing of CIFAR-10."""
+    forms = (PYTHON_FOLDER, Download.ARCHIVE_NAME, BINARY_ARCHIVE, BINARY_FOLDER)
+    if not (data_dir / PYTHON_FOLDER).exists() and (
+        data_dir.name == PYTHON_FOLDER or any((data_dir / name).exists() for name in BATCH_MD5)
+    ):
+        return data_dir
+    return next((data_dir / form for form in forms if (data_dir / form).exists()), None)
+
+
+def _folder_files(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of each file; a missing one is left out."""
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > BATCH_BYTES_MAX:
+            raise _broken(path, f"at most {BATCH_BYTES_MAX:,} bytes", f"{path.stat().st_size:,}")
+        try:
+            yield name, path.read_bytes()
+        except OSError as error:
+            raise _broken(path, "a readable file", error) from error
+
+
+class _BoundedStream:
+    """A decompressed stream that ends with an error, not with the memory of the machine."""
+
+    def __init__(self, stream: gzip.GzipFile, left: int):
+        self.stream, self.left = stream, left
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError(f"more than {ARCHIVE_BYTES_MAX:,} bytes of decompressed data")
+        return data
+
+
+def _archive_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of each wanted member, in one pass; a missing one is left out."""
+    folder = PYTHON_FOLDER if path.name == Download.ARCHIVE_NAME else BINARY_FOLDER
+    wanted = {f"{folder}/{name}": name for name in names}
+    try:
+        with (
+            gzip.open(path) as stream,
+            tarfile.open(fileobj=_BoundedStream(stream, ARCHIVE_BYTES_MAX), mode="r|") as archive,
+        ):
+            for count, member in enumerate(archive, 1):
+                if count > ARCHIVE_MEMBERS_MAX:
+                    raise ValueError(f"more than {ARCHIVE_MEMBERS_MAX} members")
+                if member.name not in wanted:
+                    continue
+                if not member.isreg() or member.size > BATCH_BYTES_MAX:
+                    raise ValueError(
+                        f"{member.name} of type {member.type!r} and {member.size:,} bytes, where "
+                        f"a regular file of at most {BATCH_BYTES_MAX:,} bytes should be"
+                    )
+                yield wanted.pop(member.name), archive.extractfile(member).read()
+                if not wanted:
+                    return
+    except Exception as error:  # gzip, zlib and tarfile have a dozen kinds of them
+        raise _broken(path, "a sound .tar.gz", f"{type(error).__name__}: {error}") from error
+
+
+def _read_binary_batch(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Reads rows of one label byte and 3,072 planar pixels; returns images and labels."""
+    if not data or len(data) % (1 + PIXELS):
+        raise _broken(path, f"rows of {1 + PIXELS:,} bytes", f"{len(data):,} bytes")
+    rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
+    if rows[:, 0].max() > 9:
+        raise _broken(path, "labels in 0..9", rows[:, 0].max())
+    return _to_nhwc(rows[:, 1:], "planar"), rows[:, 0].astype(np.int32)
+
+
+class _Parts:
+    """What a pickle tells about an array or its dtype: plain values, nothing is built from them."""
+
+    def __init__(self, arguments: tuple):
+        self.arguments = arguments
+
+    def __setstate__(self, state: tuple):
+        self.state = state
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Knows the three globals of an official batch, and calls none of them."""
+
+    GLOBALS = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),  # the same function since numpy 2
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Callable[..., _Parts]:
+        if (module, name) not in self.GLOBALS:
+            raise pickle.UnpicklingError(f"the forbidden global {module}.{name}")
+        return lambda *arguments: _Parts(arguments)
+
+
+DATA_OPCODES_MAX = 200_000  # an official batch has 30,000
+OTHER_OPCODES_MAX = 1_000  # an official batch has 60
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuses a pickle whose unpickling could take much more memory or stack than its length.
+
+    Every length inside is compared with the data before it is allocated, the memo is bounded
+    (its table is as long as its highest index), and so are the objects and their nesting.
+    """
+    bulk = other = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        if "BIN" in opcode.name or opcode.name == "MEMOIZE":  # strings, small integers, memo
+            bulk += 1
+        else:
+            other += 1
+        if bulk > DATA_OPCODES_MAX or other > OTHER_OPCODES_MAX:
+            raise pickle.UnpicklingError(f"an unreasonable number of {opcode.name} and the like")
+        if opcode.name.endswith("PUT") and argument > DATA_OPCODES_MAX:
+            raise pickle.UnpicklingError(f"an unreasonable memo index {argument}")
+
+
+def _read_pickled_batch(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a batch of the Python form; returns images [n, 32, 32, 3] and labels [n]."""
+    try:
+        _check_opcodes(data)
+        batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+        if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+            raise ValueError("no dict with the keys b'data' and b'labels'")
+        _, shape, dtype, fortran_order, pixels = batch[b"data"].state
+        labels = batch[b"labels"]
+        code = dtype.arguments[0]
+        if code not in (b"u1", "u1") or fortran_order or shape[1:] != (PIXELS,) or shape[0] < 1:
+            order = "Fortran" if fortran_order else "C"
+            raise ValueError(f"{reprlib.repr(code)}, shape {reprlib.repr(shape)}, {order} order")
+        rows = np.frombuffer(pixels, np.uint8).reshape(shape)
+        if not isinstance(labels, list) or len(labels) != shape[0]:
+            raise ValueError(f"{len(labels)} labels for {shape[0]} rows")
+        for label in labels:
+            if type(label) is not int or not 0 <= label <= 9:
+                raise ValueError(f"the label {reprlib.repr(label)}")
+    except Exception as error:  # a pickle may raise anything
+        raise _broken(
+            path,
+            "a pickled batch of uint8 rows [n, 3072] in C order and n labels in 0..9",
+            f"{type(error).__name__}: {error}",
+        ) from error
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    _warn_unless_official(path, "MD5", BATCH_MD5[path.name], md5)
+    return _to_nhwc(rows, "planar"), np.array(labels, np.int32)
+
+
+def _to_nhwc(images: np.ndarray, layout: str) -> np.ndarray:
+    """Brings uint8 images of any layout to [N, 32, 32, 3] in C order."""
+    if layout in ("interleaved", "nhwc"):
+        return images.reshape(-1, 32, 32, 3)
+    planes = images.reshape(-1, 3, 32, 32)
+    images = np.empty((len(planes), 32, 32, 3), np.uint8)
+    for channel in range(3):  # six times as fast as one transposing copy
+        images[..., channel] = planes[:, channel]
+    return images
+
+
+@dataclasses.dataclass(frozen=True)
+class TestingImages:
+    """Images to classify, read from disk piece by piece: any number in constant memory.
+
+    Attributes:
+        source: name of the file or folder.
+        layout: "planar", "interleaved", "nhwc", "nchw" or "pictures".
+        reason: one line on how the layout was decided.
+        count: number of images.
+        read: gives images start..stop as uint8 [stop - start, 32, 32, 3]; raises DataError.
+    """
+
+    source: str
+    layout: str
+    reason: str
+    count: int
+    read: Callable[[int, int], np.ndarray] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return self.count
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields all images in order, uint8 [<= batch_size, 32, 32, 3] in 0..255.
+
+        Raises:
+            DataError: a broken picture, or a value that is not an integer in 0..255.
+        """
+        for start in range(0, self.count, batch_size):
+            yield self.read(start, min(start + batch_size, self.count))
+
+
+def load_testing_images(path: str | Path, layout: str = "auto") -> TestingImages:
+    """Opens images to classify.
+
+    Args:
+        path: a `.npy` file of shape (N, 3072), (N, 32, 32, 3) or (N, 3, 32, 32) and any integer or
+            float dtype with integers in 0..255; a 32x32 PNG or JPEG; or a folder of those, taken
+            in the order of their names (hidden files are ignored).
+        layout: "planar" or "interleaved" for (N, 3072), "nhwc" or "nchw" for four axes; "auto"
+            tells the first two apart by smoothness and the last two by shape.
+
+    Returns:
+        The images; only a first sample of a `.npy` file has been read.
+
+    Raises:
+        UserError: an unknown layout.
+        DataError: a missing or broken file, another shape, dtype or range, or a layout that does
+            not fit or cannot be told.
+    """
+    path = Path(path)
+    if layout not in LAYOUTS:
+        raise UserError(f"layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
+    if not path.exists():
+        raise DataError(f"{path}: expected a .npy file, picture or folder, found nothing there")
+    if path.suffix.lower() != ".npy" or path.is_dir():
+        if layout != "auto":
+            raise DataError(f"{path}: pictures have no --layout {layout}; leave it out")
+        pictures = _list_pictures(path)
+        return TestingImages(
+            path.name,
+            "pictures",
+            "pictures: decoded by Pillow",
+            len(pictures),
+            lambda start, stop: np.stack([_read_picture(file) for file in pictures[start:stop]]),
+        )
+    file = _NpyFile.open(path)
+    sample = file.read(0, min(SAMPLE_IMAGES, file.shape[0]))
+    if file.dtype.kind == "f" and sample.min() >= 0 and sample.max() <= 1:
+        raise DataError(
+            f"{path}: expected pixels 0..255, found {file.dtype} within 0..1; multiply by 255 and "
+            "round: np.round(x * 255).astype(np.uint8)"
+        )
+    layout, reason = _choose_layout(path, layout, _checked(path, sample, 0))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _to_nhwc(_checked(path, file.read(start, stop), start), layout)
+
+    return TestingImages(path.name, layout, reason, file.shape[0], read)
+
+
+def find_private_images(data_dir: str | Path) -> Path | None:
+    """Returns the one `private_test_images*.npy` of a folder, or None.
+
+    Raises:
+        DataError: there is more than one.
+    """
+    paths = sorted(Path(data_dir).glob("private_test_images*.npy"))
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise DataError(
+            f"{data_dir}: expected one private_test_images*.npy, found {names}; keep one"
+        )
+    return paths[0] if paths else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _NpyFile:
+    """An image array on disk. It is read, not mapped: mapped pages would count as memory."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def open(cls, path: Path) -> "_NpyFile":
+        """Reads the header and compares what it promises with what can be used and is there."""
+        try:
+            with path.open("rb") as file:
+                head = io.BytesIO(file.read(1 << 14))
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[np.lib.format.read_magic(head)]
+            shape, fortran_order, dtype = read_header(head)
+        except Exception as error:  # the header is a Python literal: anything may be wrong with it
+            raise DataError(
+                f"{path}: expected a .npy file of version 1 or 2, found "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; "
+                "write it with np.save"
+            ) from error
+        if dtype.kind not in "uif":
+            raise DataError(f"{path}: expected integers 0..255, found dtype {dtype}; save as uint8")
+        if shape[1:] not in ((PIXELS,), (32, 32, 3), (3, 32, 32)) or shape[0] < 1:
+            raise DataError(
+                f"{path}: expected shape (N, 3072), (N, 32, 32, 3) or (N, 3, 32, 32) with N >= 1, "
+                f"found {shape}; reshape it"
+            )
+        if fortran_order:
+            raise DataError(
+                f"{path}: expected C order, found Fortran order; save np.ascontiguousarray(x)"
+            )
+        expected, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - head.tell()
+        if found != expected:
+            raise DataError(
+                f"{path}: expected {expected:,} bytes for {shape} {dtype}, found {found:,}; the "
+                "file is incomplete or damaged: copy or save it again"
+            )
+        return cls(path, head.tell(), shape, dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Reads the images start..stop as they are."""
+        bytes_per_image = PIXELS * self.dtype.itemsize
+        with self.path.open("rb") as file:
+            file.seek(self.offset + start * bytes_per_image)
+            data = file.read((stop - start) * bytes_per_image)
+        if len(data) != (stop - start) * bytes_per_image:
+            raise DataError(f"{self.path}: became shorter while it was read; start again")
+        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
+
+
+def _checked(path: Path, images: np.ndarray, start: int) -> np.ndarray:
+    """Returns images as uint8 if every value is an integer in 0..255; start numbers the first."""
+    if images.dtype == np.uint8:
+        return images
+    bad = ~((images >= 0) & (images <= 255) & (images == np.floor(images)))
+    if bad.any():
+        first = int(bad.argmax())  # in order of images
+        raise DataError(
+            f"{path}: expected integers 0..255, found {images.flat[first]} in image "
+            f"{start + first // PIXELS}; save the pixels as uint8"
+        )
+    return images.astype(np.uint8)
+
+
+def _choose_layout(path: Path, layout: str, sample: np.ndarray) -> tuple[str, str]:
+    """Returns the layout of a file and why, from the one asked for and its first images."""
+    shape = sample.shape[1:]
+    fitting = {(PIXELS,): ("planar", "interleaved"), (32, 32, 3): ("nhwc",)}.get(shape, ("nchw",))
+    if layout in fitting:
+        return layout, f"{layout}: as asked for"
+    if layout != "auto":
+        raise DataError(
+            f"{path}: expected --layout {' or '.join(fitting)} for images of shape {shape}, "
+            f"found {layout}; leave it out"
+        )
+    if len(fitting) == 1:
+        return fitting[0], f"{fitting[0]}: images of shape {shape}"
+    roughness = {name: _roughness(_to_nhwc(sample, name)) for name in fitting}
+    measured = "neighbouring pixels differ by {:.1f} (planar) against {:.1f} (interleaved)".format(
+        *roughness.values()
+    )
+    smooth, rough = sorted(fitting, key=roughness.get)
+    if roughness[rough] > ROUGHNESS_FACTOR * roughness[smooth]:
+        return smooth, f"{smooth} rows: {measured}"
+    raise DataError(
+        f"{path}: cannot tell planar from interleaved rows: {measured}; "
+        "pass --layout planar or --layout interleaved"
+    )
+
+
+def _roughness(images: np.ndarray) -> float:
+    """Mean absolute difference of horizontal and vertical neighbours, within a channel."""
+    images = images.astype(np.int16)
+    return float(np.mean([np.abs(np.diff(images, axis=axis)).mean() for axis in (1, 2)]))
+
+
+def _list_pictures(path: Path) -> list[Path]:
+    """Returns the PNG and JPEG files of a folder by name, or the one that path is."""
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    for picture in paths:
+        if picture.suffix.lower() not in (".png", ".jpg", ".jpeg") or not picture.is_file():
+            raise DataError(f"{picture}: expected .npy, .png, .jpg or .jpeg; take it out")
+    if not paths:
+        raise DataError(f"{path}: expected PNG or JPEG pictures, found an empty folder")
+    return paths
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """Reads one picture as uint8 [32, 32, 3]; never resizes, never drops transparency."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            if picture.size != (32, 32):  # known from the header, before any pixel is decoded
+                raise ValueError(f"{picture.width}x{picture.height}")
+            if picture.mode not in ("RGB", "RGBA", "L", "P"):
+                raise ValueError(f"mode {picture.mode}")
+            pixels = np.asarray(picture.convert("RGBA"))
+        if pixels[..., 3].min() < 255:
+            raise ValueError("transparent pixels")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise DataError(
+            f"{path}: expected a 32x32 opaque RGB, grey or palette PNG or JPEG, found "
+            f"{' '.join(str(error).split())[:200]}; convert it"
+        ) from error
+    return pixels[..., :3]

@@ -1,0 +1,370 @@
+"""Command line: ``python main.py train``, ``python main.py test``, ``python main.py predict``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import Configure
+from Errors import RunError, StorageError
+
+CODE = Path(__file__).resolve().parent
+DATA_DIR = CODE / "data"
+SAVED_MODELS = CODE / "saved_models"
+PREDICTIONS = CODE.parent / "predictions.npy"
+PREDICT_CHUNK = 5_000  # images in memory at a time
+INTERRUPTED = 130
+
+EPILOG = """\
+exit codes: 0 done; 1 a defect of the program; 2 a wrong flag or value; 3 data that is missing or
+broken; 4 a download that failed; 5 a saved run that is missing, damaged, or of something else;
+6 a place that cannot be written; 7 a loss that is no longer a number; 130 interrupted"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a flag in one line, like every other error."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see python main.py --help\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: of the command line; None for the process's own.
+
+    Returns:
+        The exit code.
+    """
+    args = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        args.verb(args)
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if args.debug:
+            raise
+        return _fail(*_explain(error))
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line and the exit code for an error."""
+    line = " ".join(str(error).split())
+    if hasattr(error, "exit_code"):
+        return line, error.exit_code
+    if isinstance(error, ValueError):
+        return line, 2
+    if isinstance(error, ModuleNotFoundError):
+        return f"{line}; install it with pip install -r requirements.txt", 1
+    if isinstance(error, OSError):
+        return line, StorageError.exit_code
+    return f"unexpected {type(error).__name__}: {line}; --debug shows where", 1
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one configuration and save the run."""
+    model_configs, training_configs = Configure.configure(args.preset, _overrides(args))
+    import Checkpoint
+    import DataLoader
+
+    _import_tensorflow()
+    from Model import Model
+
+    dataset = training_configs["dataset"]
+    x, y, x_test, y_test = DataLoader.load_data(args.data_dir, dataset, args.mirror)
+    x_train, y_train, x_valid, y_valid = DataLoader.train_valid_split(
+        x, y, training_configs["valid_size"], model_configs["seed"]
+    )
+    model = Model(model_configs)
+    record = {
+        "dataset": dataset,
+        "class_names": DataLoader.CLASS_NAMES[dataset],
+        "data_digests": {
+            "train": DataLoader.digest(x_train, y_train),
+            "valid": DataLoader.digest(x_valid, y_valid),
+            "test": DataLoader.digest(x_test, y_test),
+        },
+        "preset": args.preset,
+        "model_configs": model_configs,
+        "training_configs": training_configs,
+        "network": model.network.name,
+        "parameters": model.network.count_params(),
+        "precision": {"used": model.precision, "reason": model.precision_reason},
+    }
+    folder = _run_folder(args)
+    if not Checkpoint.prepare_folder(folder, record):
+        print(f"{folder}: this very run is finished; nothing to do")
+        return
+    print(
+        f"{dataset}: {len(x_train)} training and {len(x_valid)} validation images\n"
+        f"{record['network']}: {record['parameters']:,} parameters, {model.precision} "
+        f"({model.precision_reason})\ninto {folder}",
+        flush=True,
+    )
+    _write_data_pictures(folder, model, x_train, y_train, record)
+    start = time.perf_counter()
+    history = model.train(x_train, y_train, training_configs, x_valid, y_valid, _print_epoch)
+    record["minutes"] = (time.perf_counter() - start) / 60
+    _save_run(folder, model, record, history)
+
+
+def _write_data_pictures(folder, model, x_train, y_train, record):
+    """Before training: what the data set is, and what the network will see of it."""
+    import Checkpoint
+    import ImageUtils
+
+    names, dataset = record["class_names"], record["dataset"]
+    classes = ImageUtils.visualize_classes(x_train, y_train, names, dataset)
+    Checkpoint.write_bytes(folder / "classes.png", classes)
+    images, labels = model.preview_batch(x_train, y_train, record["training_configs"])
+    batch = ImageUtils.visualize_batch(images, labels, names, dataset)
+    Checkpoint.write_bytes(folder / "augmented_batch.png", batch)
+
+
+def _print_epoch(row: dict, epochs: int) -> None:
+    """One line an epoch; it goes above the progress bar where there is one."""
+    from tqdm import tqdm
+
+    parts = [
+        f"epoch {row['epoch']}/{epochs}",
+        f"learning rate {row['learning_rate']:.2e}",
+        f"train loss {row['train_loss']:.4f}",
+    ]
+    if row["train_accuracy"] is not None:
+        parts.append(f"train accuracy {100 * row['train_accuracy']:.2f} %")
+    if row["valid_loss"] is not None:
+        parts.append(f"valid loss {row['valid_loss']:.4f}")
+        parts.append(f"valid accuracy {100 * row['valid_accuracy']:.2f} %")
+    parts.append(f"{row['images_per_second']:.0f} images/s")
+    tqdm.write("  ".join(parts))
+    sys.stdout.flush()
+
+
+def _save_run(folder, model, record, history):
+    """After training: weights, curves, and last of all the record, which makes the run whole."""
+    import Checkpoint
+    import Hardware
+    import Report
+
+    record["hardware"] = Hardware.describe()
+    record["last_epoch"] = history[-1]
+    record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
+    Checkpoint.save_weights(folder, model.network, model.mean)
+    Checkpoint.write_bytes(folder / "history.csv", Report.history_csv(history).encode())
+    title = f"{record['dataset']}: {record['network']}, {len(history)} epochs"
+    Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
+    Checkpoint.write_record(folder, record)
+    print(f"trained in {record['minutes']:.1f} minutes, weights {record['weights_sha256']}")
+    print(f"curves: {folder / 'curves.png'}")
+
+
+def test(args: argparse.Namespace) -> None:
+    """Evaluate a saved run on the public test images of its data set."""
+    import Checkpoint
+    import DataLoader
+    import Report
+
+    folder = _run_folder(args)
+    model, record = _load_model(folder, args)
+    dataset, names = record["dataset"], record["class_names"]
+    if args.dataset not in (None, dataset):
+        raise RunError(
+            f"{folder}: expected a model trained on {args.dataset}, found one trained on {dataset};"
+            " train one, or leave out --dataset"
+        )
+    _, _, x_test, y_test = DataLoader.load_data(args.data_dir, dataset, args.mirror)
+    if DataLoader.digest(x_test, y_test) != record["data_digests"]["test"]:
+        warnings.warn(
+            "these are not the test images that lay beside the training images", stacklevel=1
+        )
+    probabilities = model.predict_prob(x_test)
+    metrics = Report.test_metrics(dataset, y_test, probabilities)
+    Checkpoint.write_bytes(folder / "test_metrics.json", _json(metrics))
+    for name, picture in (
+        ("confusion_matrix.png", Report.confusion_matrix_png(metrics, names)),
+        ("mistakes.png", Report.mistakes_png(x_test, y_test, probabilities, names, dataset)),
+    ):
+        Checkpoint.write_bytes(folder / name, picture)
+    print("\n".join(Report.metrics_lines(metrics, names)))
+    print(f"\npictures: {folder / 'confusion_matrix.png'}, {folder / 'mistakes.png'}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Write the class probabilities of images, a row for each, in their order."""
+    import numpy as np
+    from tqdm import tqdm
+
+    import Checkpoint
+
+    folder = _run_folder(args)
+    model, record = _load_model(folder, args)
+    count, source, chunks = _images_to_predict(args, record)
+    print(f"predicting {count:,} images: {source}", flush=True)
+    output = args.output or (
+        PREDICTIONS if record["dataset"] == "cifar10" else folder / "predictions.npy"
+    )
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, len(record["class_names"]))}
+    with Checkpoint.writing(output) as file, tqdm(total=count, unit=" images", disable=None) as bar:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(model.predict_prob(chunk).astype("<f4").tobytes())
+            bar.update(len(chunk))
+    print(f"probabilities: {output}")
+
+
+def _images_to_predict(args, record):
+    """Number of images, where they come from, and the images in chunks."""
+    import DataLoader
+
+    path = args.input
+    if path is None and record["dataset"] == "cifar10":
+        path = DataLoader.find_private_images(args.data_dir)
+    if path is not None:
+        images = DataLoader.load_testing_images(path, args.layout)
+        return len(images), f"{images.source} ({images.reason})", images.batches(PREDICT_CHUNK)
+    if record["dataset"] == "shapes":
+        import Shapes
+
+        x, source = Shapes.load()[4], "the private test images of shapes"
+    else:
+        x = DataLoader.load_data(args.data_dir, record["dataset"], args.mirror)[2]
+        source = f"the public test images of {record['dataset']}, as no private ones are there"
+    return len(x), source, (x[i : i + PREDICT_CHUNK] for i in range(0, len(x), PREDICT_CHUNK))
+
+
+def _load_model(folder: Path, args):
+    """The model of a finished run, and the run's record."""
+    import Checkpoint
+
+    record = Checkpoint.read_record(folder)
+    configs = {**record["model_configs"], **_overrides(args)}
+    configs = {
+        name: Configure.check(name, key, configs.get(name))
+        for name, key in Configure.MODEL_KEYS.items()
+    }
+    _import_tensorflow()
+    from Model import Model
+
+    model = Model(configs, num_classes=len(record["class_names"]))
+    model.mean = Checkpoint.load_weights(folder, model.network)
+    if Checkpoint.weights_digest(model.network, model.mean) != record["weights_sha256"]:
+        raise RunError(f"{folder}: the weights are not those that run.json describes")
+    print(
+        f"{folder}: {record['network']} trained on {record['dataset']}, "
+        f"{model.precision} ({model.precision_reason})"
+    )
+    return model, record
+
+
+def _import_tensorflow() -> None:
+    """Import TensorFlow without the lines that it writes before it can be told not to."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def _json(value) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _run_folder(args) -> Path:
+    return args.save_dir or SAVED_MODELS / args.preset
+
+
+def _overrides(args) -> dict:
+    keys = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}
+    given = {name: getattr(args, name, None) for name in keys}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="main.py",
+        description="ResNet v1 on CIFAR-10.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="verb", required=True, parser_class=_Parser)
+    for verb, text in (
+        (train, "train the report's final learner, or another preset"),
+        (test, "evaluate a saved run on the public test images"),
+        (predict, "write the class probabilities of images to predictions.npy"),
+    ):
+        _add_verb(verbs.add_parser(verb.__name__, help=text, description=text), verb)
+    return parser
+
+
+def _add_verb(parser, verb) -> None:
+    parser.set_defaults(verb=verb)
+    add = parser.add_argument
+    presets = tuple(Configure.PRESETS)
+    add(
+        "--preset", choices=presets, default=presets[0], help="configuration (default: %(default)s)"
+    )
+    add("--data-dir", type=Path, default=DATA_DIR, help="folder of the data (default: code/data)")
+    add("--save-dir", type=Path, help="folder of the run (default: code/saved_models/PRESET)")
+    add("--mirror", metavar="URL", help="where to download CIFAR-10 from, if it is not there")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    if verb is predict:
+        add("--input", type=Path, metavar="FILE", help=".npy, PNG, JPEG, or a folder of pictures")
+        add("--layout", default="auto", help="of a .npy: auto, planar, interleaved, nhwc, nchw")
+        add(
+            "--output",
+            type=Path,
+            help="file to write (default: predictions.npy beside code/, or in the run's folder "
+            "for a run on another data set than CIFAR-10)",
+        )
+    if verb is train:
+        keys = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}
+    else:
+        keys = {name: Configure.MODEL_KEYS[name] for name in ("precision", "test_time_flip")}
+    if verb is test:
+        add("--dataset", help="refuse a run that was trained on another data set")
+    for name, key in keys.items():
+        _add_key(parser, name, key)
+
+
+def _add_key(parser, name: str, key: Configure.Key) -> None:
+    """One key of the configuration as a flag."""
+    kind = type(key.default)
+    default = str(key.default).lower() if kind is bool else key.default
+    parser.add_argument(
+        "--" + name.replace("_", "-"),
+        type=_boolean if kind is bool else kind,
+        metavar=kind.__name__.upper(),
+        help=f"{key.meaning} [{Configure.describe_range(key)}; default {default}]".replace(
+            "%", "%%"
+        ),
+    )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return text.lower() == "true"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

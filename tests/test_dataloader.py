@@ -1,0 +1,688 @@
+"""DataLoader.py: what is read is exactly what was stored, and nothing broken gets through."""
+
+import contextlib
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import tracemalloc
+import warnings
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import DataLoader
+import Download
+import Shapes
+from Errors import DataError, UserError
+
+ROWS = 4  # in each small batch
+NAMES = tuple(DataLoader.BATCH_MD5)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes byte strings and arrays the way the official batches hold them."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, value):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+        self.memoize(value)
+
+    def save_array(self, value):
+        self.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n")
+        self.save((0,))
+        self.save(b"b")
+        self.write(b"\x87R(K\x01")
+        self.save(value.shape)
+        self.write(b"cnumpy\ndtype\n(")
+        self.save(value.dtype.str[1:].encode())
+        self.write(b"K\x00K\x01tR(K\x03")
+        self.save(b"|")
+        self.write(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb")
+        self.save(not value.flags.c_contiguous)
+        self.save(value.tobytes("A"))
+        self.write(b"tb")
+
+    dispatch[bytes] = save_bytes
+    dispatch[np.ndarray] = save_array
+
+
+def pickled(value):
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(value)
+    return file.getvalue()
+
+
+def batch(index, rows=ROWS, **changes):
+    generator = np.random.default_rng(index)
+    content = {
+        b"batch_label": b"training batch",
+        b"labels": generator.integers(0, 10, rows).tolist(),
+        b"data": generator.integers(0, 256, (rows, 3072), np.uint8),
+        b"filenames": [b"picture.png"] * rows,
+    }
+    return content | {key.encode(): value for key, value in changes.items()}
+
+
+BATCHES = {name: batch(index) for index, name in enumerate(NAMES)}
+FILES = {name: pickled(content) for name, content in BATCHES.items()}
+BINARY_FILES = {
+    f"{name}.bin": np.c_[np.uint8(content[b"labels"]), content[b"data"]].tobytes()
+    for name, content in BATCHES.items()
+}
+
+
+def write_folder(data_dir, files=FILES, folder=DataLoader.PYTHON_FOLDER):
+    (data_dir / folder).mkdir(parents=True)
+    for name, content in files.items():
+        (data_dir / folder / name).write_bytes(content)
+
+
+def write_archive(path, files=FILES, folder=DataLoader.PYTHON_FOLDER, **first):
+    """Writes a .tar.gz; `first` changes the fields of the first member."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(content)
+            for key, value in first.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content))
+            first = {}
+
+
+def load(data_dir):
+    """Loads small batches, which can never be the official ones."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*not the official file")
+        return DataLoader.load_data(data_dir)
+
+
+def assert_is_the_small_set(data):
+    x_train, y_train, x_test, y_test = data
+    assert [array.dtype for array in data] == [np.uint8, np.int32, np.uint8, np.int32]
+    assert x_train.shape == (5 * ROWS, 32, 32, 3) and x_test.shape == (ROWS, 32, 32, 3)
+    for images, labels, names in ((x_train, y_train, NAMES[:5]), (x_test, y_test, NAMES[5:])):
+        rows = np.concatenate([BATCHES[name][b"data"] for name in names])
+        expected = np.concatenate([BATCHES[name][b"labels"] for name in names])
+        np.testing.assert_array_equal(labels, expected)
+        for channel in range(3):
+            plane = rows[:, 1024 * channel : 1024 * (channel + 1)]
+            np.testing.assert_array_equal(images[..., channel].reshape(-1, 1024), plane)
+
+
+# CIFAR-10
+
+
+@pytest.mark.parametrize("place", [".", DataLoader.PYTHON_FOLDER])
+def test_a_folder_is_read_from_outside_and_inside(tmp_path, place):
+    write_folder(tmp_path)
+    assert_is_the_small_set(load(tmp_path / place))
+
+
+def test_both_archives_and_the_binary_folder_hold_the_same(tmp_path):
+    binary = DataLoader.BINARY_FOLDER
+    write_folder(tmp_path / "a", BINARY_FILES, binary)
+    assert_is_the_small_set(load(tmp_path / "a"))
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+    write_archive(tmp_path / "b" / DataLoader.BINARY_ARCHIVE, BINARY_FILES, binary)
+    assert_is_the_small_set(load(tmp_path / "b"))
+    write_archive(tmp_path / "c" / Download.ARCHIVE_NAME)
+    assert_is_the_small_set(load(tmp_path / "c"))
+
+
+def test_the_folder_comes_before_the_archives(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / Download.ARCHIVE_NAME).write_bytes(b"broken")
+    (tmp_path / DataLoader.BINARY_ARCHIVE).write_bytes(b"broken")
+    assert_is_the_small_set(load(tmp_path))
+
+
+def test_each_batch_that_is_not_the_official_one_gets_one_warning_line(tmp_path):
+    write_folder(tmp_path)
+    with pytest.warns(UserWarning) as caught:
+        DataLoader.load_data(tmp_path)
+    assert len(caught) == len(NAMES)
+    for warning, (name, md5) in zip(caught, DataLoader.BATCH_MD5.items(), strict=True):
+        assert name in str(warning.message) and f"expected MD5 {md5}, found" in str(warning.message)
+        assert "\n" not in str(warning.message)
+
+
+def test_an_unofficial_binary_archive_gets_a_warning(tmp_path):
+    write_archive(tmp_path / DataLoader.BINARY_ARCHIVE, BINARY_FILES, DataLoader.BINARY_FOLDER)
+    with pytest.warns(UserWarning, match=DataLoader.BINARY_ARCHIVE_SHA256):
+        DataLoader.load_data(tmp_path)
+
+
+def test_without_any_form_the_archive_is_fetched(tmp_path, monkeypatch):
+    def fetch(data_dir, url):
+        assert url == "http://mirror/"
+        data_dir.mkdir()
+        write_archive(data_dir / Download.ARCHIVE_NAME)
+        return data_dir / Download.ARCHIVE_NAME
+
+    monkeypatch.setattr(Download, "fetch", lambda data_dir, url: fetch(Path(data_dir), url))
+    with pytest.warns(UserWarning, match="not the official"):
+        assert_is_the_small_set(DataLoader.load_data(tmp_path / "new", mirror="http://mirror/"))
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_a_missing_batch_is_named_and_not_downloaded(tmp_path, missing, monkeypatch):
+    monkeypatch.setattr(Download, "fetch", lambda *_: pytest.fail("downloaded"))
+    files = {name: content for name, content in FILES.items() if name != missing}
+    write_folder(tmp_path / "folder", files)
+    with pytest.raises(DataError, match=f"no {missing}"):
+        load(tmp_path / "folder")
+    write_archive(tmp_path / Download.ARCHIVE_NAME, files)
+    with pytest.raises(DataError, match=f"no {missing}"):
+        load(tmp_path)
+
+
+def test_an_empty_folder_of_batches_is_not_downloaded(tmp_path):
+    write_folder(tmp_path, {})
+    for data_dir in (tmp_path, tmp_path / DataLoader.PYTHON_FOLDER):
+        with pytest.raises(DataError, match="no data_batch_1"):
+            load(data_dir)
+
+
+DOUBLED = ()
+for _ in range(60):
+    DOUBLED = (DOUBLED, DOUBLED)
+BROKEN_BATCHES = {
+    "no pickle": (b"<html>", "Error"),
+    "an empty file": (b"", "Error"),
+    "cut short": (FILES["test_batch"][:-100], "Error"),
+    "not a dict": (pickled([1, 2]), "keys"),
+    "no labels": (pickled({b"data": BATCHES["test_batch"][b"data"]}), "keys"),
+    "text keys": (pickled({"data": 0, "labels": 0}), "keys"),
+    "no array": (pickled(batch(0, data=[1, 2, 3])), "Error"),
+    "short rows": (pickled(batch(0, data=np.zeros((ROWS, 3071), np.uint8))), r"3071"),
+    "no rows": (pickled(batch(0, rows=0)), r"\(0, 3072\)"),
+    "Fortran order": (
+        pickled(batch(0, data=np.zeros((3072, ROWS), np.uint8).T)),
+        r"\(4, 3072\), Fortran",
+    ),
+    "four axes": (pickled(batch(0, data=np.zeros((ROWS, 3, 32, 32), np.uint8))), "32, 32"),
+    "float pixels": (pickled(batch(0, data=np.zeros((ROWS, 3072), np.float32))), "f4"),
+    "label 10": (pickled(batch(0, labels=[0, 1, 2, 10])), "label 10"),
+    "label -1": (pickled(batch(0, labels=[0, 1, 2, -1])), "label -1"),
+    "label true": (pickled(batch(0, labels=[0, 1, 2, True])), "label True"),
+    "three labels": (pickled(batch(0, labels=[0, 1, 2])), "3 labels for 4 rows"),
+    "a memo index of 2**31": (b"\x80\x02Nr\xff\xff\xff\x7f.", "memo index"),
+    "a string of 2 GiB": (b"\x80\x02T\xff\xff\xff\x7fabc.", "Error"),
+    "a bytearray of 2**62": (b"\x80\x05\x96" + b"\0" * 7 + b"\x40.", "Error"),
+    "a million lists": (b"\x80\x02" + b"]" * 1_000_000 + b".", "unreasonable"),
+    "a million numbers": (b"\x80\x02(" + b"K\1" * 1_000_000 + b"l.", "unreasonable"),
+    "nested tuples": (b"\x80\x02)" + b"\x85" * 100_000 + b".", "unreasonable"),
+    "a label of 2**60 parts": (pickled(batch(0, labels=[0, 1, 2, DOUBLED])), "the label"),
+    "an enormous array": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"\x8a\x06\0\0\0\0\0\x10\x85U\x01b\x87R.",
+        "keys",
+    ),
+    "an enormous ndarray": (b"\x80\x02cnumpy\nndarray\n\x8a\x06\0\0\0\0\0\x10\x85\x85R.", "keys"),
+}
+
+
+@pytest.mark.parametrize("content, found", BROKEN_BATCHES.values(), ids=BROKEN_BATCHES)
+def test_a_broken_batch_is_named_in_one_line_and_takes_no_memory(tmp_path, content, found):
+    write_folder(tmp_path, FILES | {"test_batch": content})
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"test_batch: expected .*found .*({found})") as error:
+        load(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(error.value) and Download.ARCHIVE_URL in str(error.value)
+    assert peak < 32 << 20
+
+
+class Hostile:
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_is_never_a_program(tmp_path, protocol):
+    marker = tmp_path / "marker"
+    content = pickle.dumps(Hostile(os.system, f"touch {marker}"), protocol)
+    write_folder(tmp_path, FILES | {"data_batch_1": content})
+    with pytest.raises(DataError, match=r"data_batch_1: .*forbidden global (posix|nt)\.system"):
+        load(tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["builtins\neval", "builtins\ngetattr", "numpy\nload", "numpy\ndtype.type", "_codecs\nencode"],
+)
+def test_only_three_globals_are_known(tmp_path, name):
+    write_folder(tmp_path, FILES | {"data_batch_1": f"c{name}\n.".encode()})
+    with pytest.raises(DataError, match="forbidden global " + name.replace("\n", r"\.")):
+        load(tmp_path)
+
+
+def test_arrays_pickled_by_python_3_are_read_too(tmp_path):
+    files = {name: pickle.dumps(content, 4) for name, content in BATCHES.items()}
+    write_folder(tmp_path, files)
+    assert_is_the_small_set(load(tmp_path))
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.integers(0, len(FILES["test_batch"]) - 1), byte=st.integers(0, 255))
+def test_a_changed_byte_is_a_data_error_or_a_warning(place, byte):
+    content = bytearray(FILES["test_batch"])
+    content[place] = byte
+    path = Path("test_batch")
+    with contextlib.suppress(DataError), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*not the official file")
+        images, labels = DataLoader._read_pickled_batch(path, bytes(content))
+        assert images.shape == (len(labels), 32, 32, 3) and 0 <= labels.min() <= labels.max() <= 9
+
+
+@pytest.mark.parametrize(
+    "content, found", [(b"", "0 bytes"), (b"\0" * 3072, "3,072 bytes"), (b"\x0a" * 3073, "10")]
+)
+def test_a_broken_binary_batch_is_named(tmp_path, content, found):
+    files = BINARY_FILES | {"data_batch_2.bin": content}
+    write_folder(tmp_path, files, DataLoader.BINARY_FOLDER)
+    with pytest.raises(DataError, match=f"data_batch_2.bin: expected .*found {found}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "first, found",
+    [
+        ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd", "size": 0}, "regular file"),
+        ({"type": tarfile.LNKTYPE, "linkname": "test_batch", "size": 0}, "regular file"),
+        ({"type": tarfile.FIFOTYPE, "size": 0}, "regular file"),
+        ({"name": "../data_batch_1"}, "no data_batch_1"),
+        ({"name": "/cifar-10-batches-py/data_batch_1"}, "no data_batch_1"),
+        ({"name": "cifar-10-batches-py/../cifar-10-batches-py/data_batch_1"}, "no data_batch_1"),
+    ],
+)
+def test_only_regular_members_of_the_exact_name_are_read(tmp_path, first, found):
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    write_archive(data_dir / Download.ARCHIVE_NAME, **first)
+    with pytest.raises(DataError, match=f"{Download.ARCHIVE_NAME}: expected .*{found}"):
+        load(data_dir)
+    assert [file.name for file in tmp_path.rglob("*")] == ["data", Download.ARCHIVE_NAME]
+
+
+def test_a_member_that_is_too_long_is_refused_before_it_is_read(tmp_path):
+    member = tarfile.TarInfo(f"{DataLoader.PYTHON_FOLDER}/data_batch_1")
+    member.size = DataLoader.BATCH_BYTES_MAX + 1
+    (tmp_path / Download.ARCHIVE_NAME).write_bytes(gzip.compress(member.tobuf()))
+    with pytest.raises(DataError, match=f"data_batch_1 .*{member.size:,} bytes, where .*at most"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 10_000, -8_000])
+def test_a_truncated_archive_is_an_error(tmp_path, kept):
+    path = tmp_path / Download.ARCHIVE_NAME
+    write_archive(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"{Download.ARCHIVE_NAME}: expected"):
+        load(tmp_path)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / Download.ARCHIVE_NAME
+    monkeypatch.setattr(DataLoader, "ARCHIVE_BYTES_MAX", 50_000)
+    write_archive(path, {"padding": b"\0" * 60_000} | FILES)
+    with pytest.raises(DataError, match="more than 50,000 bytes"):
+        load(tmp_path)
+    monkeypatch.setattr(DataLoader, "ARCHIVE_BYTES_MAX", 1 << 20)
+    write_archive(path, {f"{index}": b"" for index in range(100)} | FILES)
+    with pytest.raises(DataError, match="more than 64 members"):
+        load(tmp_path)
+
+
+def test_a_batch_file_that_is_too_long_is_not_read(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    monkeypatch.setattr(DataLoader, "BATCH_BYTES_MAX", 10_000)
+    with pytest.raises(DataError, match="data_batch_1: expected at most 10,000 bytes"):
+        load(tmp_path)
+
+
+def test_the_official_batches_are_right():
+    if "CIFAR10_DIR" not in os.environ:
+        pytest.skip("CIFAR10_DIR does not name a folder of the official data")
+    x_train, y_train, x_test, y_test = DataLoader.load_data(os.environ["CIFAR10_DIR"])
+    assert x_train.shape == (50_000, 32, 32, 3) and x_test.shape == (10_000, 32, 32, 3)
+    assert np.bincount(y_train).tolist() == [5_000] * 10
+    assert np.bincount(y_test).tolist() == [1_000] * 10
+    mean = x_train.mean((0, 1, 2)) / 255
+    np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=5e-5)
+
+
+def test_the_embedded_set_needs_no_folder(monkeypatch):
+    monkeypatch.setattr(Shapes, "load", lambda: ("x", "y", "x_test", "y_test", "x_private"))
+    assert DataLoader.load_data("/nowhere", "shapes") == ("x", "y", "x_test", "y_test")
+    assert DataLoader.CLASS_NAMES["shapes"] == tuple(Shapes.CLASS_NAMES)
+
+
+def test_an_unknown_data_set_is_a_user_error():
+    with pytest.raises(UserError, match=r"cifar10, shapes.*'mnist'"):
+        DataLoader.load_data("/nowhere", "mnist")
+
+
+# Splits and digests
+
+
+@settings(max_examples=100, deadline=None)
+@given(y=arrays(np.int32, st.integers(1, 200), elements=st.integers(0, 9)), data=st.data())
+def test_a_split_is_disjoint_exact_stratified_and_in_order(y, data):
+    valid_size = data.draw(st.integers(0, len(y) - 1))
+    train, valid = DataLoader.split_indices(y, valid_size, seed=3)
+    assert train.dtype == valid.dtype == np.int64
+    assert len(valid) == valid_size
+    assert sorted([*train, *valid]) == list(range(len(y)))
+    assert (np.diff(train) > 0).all() and (np.diff(valid) > 0).all()
+    share = np.bincount(y, minlength=10) * valid_size / len(y)
+    assert (np.abs(np.bincount(y[valid], minlength=10) - share) < 1).all()
+
+
+def test_a_split_depends_on_the_seed_alone():
+    y = np.arange(1_000) % 10
+    first, again, other = (DataLoader.split_indices(y, 100, seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_images_stay_with_their_labels():
+    y = np.arange(50, dtype=np.int32) % 10
+    x = np.broadcast_to(y[:, None, None, None], (50, 32, 32, 3)).astype(np.uint8)
+    for images, labels in zip(*[iter(DataLoader.train_valid_split(x, y, 20, 0))] * 2, strict=True):
+        np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+        assert images.dtype == np.uint8 and labels.dtype == np.int32
+    assert DataLoader.train_valid_split(x, y, 0, 0)[2].shape == (0, 32, 32, 3)
+
+
+@pytest.mark.parametrize("valid_size", [-1, 50, 51])
+def test_a_validation_part_out_of_range_is_a_user_error(valid_size):
+    with pytest.raises(UserError, match=rf"0\.\.49, found {valid_size}"):
+        DataLoader.split_indices(np.zeros(50, np.int32), valid_size, 0)
+
+
+def test_a_digest_sees_values_dtype_shape_order_and_not_strides():
+    a = np.arange(12, dtype=np.int32).reshape(3, 4)
+    others = [a + 1, a.astype(np.int64), a.reshape(4, 3), a[:2]]
+    assert len({DataLoader.digest(b) for b in [a, *others]}) == 5
+    assert DataLoader.digest(a) == DataLoader.digest(np.asfortranarray(a))
+    assert DataLoader.digest(a, others[0]) != DataLoader.digest(others[0], a)
+    assert len(DataLoader.digest(a[:0])) == 64
+
+
+# Images to classify
+
+
+def smooth_images(count, seed=0):
+    """Returns uint8 [count, 32, 32, 3] smooth as photographs: random ramps with some noise."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :32][:, None, ..., None] / 31
+    low, right, down = generator.uniform(0, 80, (3, count, 1, 1, 3))
+    return (low + right * x + down * y + generator.uniform(0, 8, (count, 32, 32, 3))).astype("u1")
+
+
+FORMS = {
+    "planar": lambda images: images.transpose(0, 3, 1, 2).reshape(-1, 3072),
+    "interleaved": lambda images: images.reshape(-1, 3072),
+    "nhwc": lambda images: images,
+    "nchw": lambda images: np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
+}
+
+
+def save(tmp_path, array):
+    np.save(tmp_path / "images.npy", array)
+    return tmp_path / "images.npy"
+
+
+def read_all(images, batch_size=7):
+    return np.concatenate(list(images.batches(batch_size)))
+
+
+@pytest.mark.parametrize("layout", FORMS)
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">u4", "i8", "f2", "<f4", ">f8"])
+def test_every_layout_and_dtype_gives_the_same_images(tmp_path, layout, dtype):
+    expected = smooth_images(20)
+    path = save(tmp_path, FORMS[layout](expected).astype(dtype))
+    for asked in ("auto", layout):
+        images = DataLoader.load_testing_images(path, asked)
+        assert (images.source, images.layout, len(images)) == ("images.npy", layout, 20)
+        assert images.reason.startswith(layout) and "\n" not in images.reason
+        pieces = list(images.batches(7))
+        assert [piece.shape for piece in pieces] == [(size, 32, 32, 3) for size in (7, 7, 6)]
+        assert all(piece.dtype == np.uint8 for piece in pieces)
+        np.testing.assert_array_equal(np.concatenate(pieces), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 30), seed=st.integers(0, 99), batch_size=st.integers(1, 40))
+def test_pieces_of_any_size_make_the_whole(tmp_path_factory, count, seed, batch_size):
+    tmp_path = tmp_path_factory.mktemp("pieces")
+    expected = smooth_images(count, seed)
+    for layout, form in FORMS.items():
+        images = DataLoader.load_testing_images(save(tmp_path, form(expected)), layout)
+        np.testing.assert_array_equal(read_all(images, batch_size), expected)
+
+
+def test_a_long_file_takes_constant_memory(tmp_path):
+    path = tmp_path / "long.npy"
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (50_000, 3072)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 50_000 * 3072)
+    tracemalloc.start()
+    images = DataLoader.load_testing_images(path, "planar")
+    assert sum(len(piece) for piece in images.batches(500)) == 50_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.full((1, 3072), 7, np.uint8),
+        np.zeros((50, 3072), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (50, 3072), np.uint8),
+    ],
+    ids=["one flat image", "black images", "noise"],
+)
+def test_rows_that_could_be_either_are_left_to_the_user(tmp_path, rows):
+    path = save(tmp_path, rows)
+    with pytest.raises(DataError, match="--layout planar or --layout interleaved"):
+        DataLoader.load_testing_images(path)
+    for layout in ("planar", "interleaved"):
+        assert "as asked for" in DataLoader.load_testing_images(path, layout).reason
+
+
+@pytest.mark.parametrize(
+    "form, layout",
+    [
+        ("planar", "nhwc"),
+        ("interleaved", "nchw"),
+        ("nhwc", "nchw"),
+        ("nchw", "nhwc"),
+        ("nhwc", "planar"),
+    ],
+)
+def test_a_forced_layout_must_fit_the_shape(tmp_path, form, layout):
+    path = save(tmp_path, FORMS[form](smooth_images(3)))
+    with pytest.raises(DataError, match=f"expected --layout .*{form}.*found {layout}"):
+        DataLoader.load_testing_images(path, layout)
+
+
+def test_an_unknown_layout_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="'chw'"):
+        DataLoader.load_testing_images(tmp_path, "chw")
+
+
+@pytest.mark.parametrize("layout", FORMS)
+@pytest.mark.parametrize("value", [-1.0, 256.0, 0.5, np.nan, np.inf])
+@pytest.mark.parametrize("place", [3, 25])
+def test_a_value_that_is_no_pixel_is_named_with_its_image(
+    tmp_path, monkeypatch, layout, value, place
+):
+    monkeypatch.setattr(DataLoader, "SAMPLE_IMAGES", 10)
+    images = FORMS[layout](smooth_images(30)).astype(np.float32)
+    images.reshape(30, -1)[place, 5] = value
+    path = save(tmp_path, images)
+    with pytest.raises(DataError, match=rf"images.npy: .*found {value} in image {place};"):
+        read_all(DataLoader.load_testing_images(path))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_floats_within_0_and_1_are_refused_with_the_remedy(tmp_path, dtype):
+    path = save(tmp_path, (smooth_images(5) / 255).astype(dtype))
+    with pytest.raises(DataError, match=r"within 0\.\.1.*np\.round\(x \* 255\)\.astype\(np\.uint8"):
+        DataLoader.load_testing_images(path)
+
+
+def test_dark_integers_are_pixels(tmp_path):
+    images = (smooth_images(5) > 60).astype(np.int64)
+    np.testing.assert_array_equal(
+        read_all(DataLoader.load_testing_images(save(tmp_path, images))), images
+    )
+
+
+@pytest.mark.parametrize(
+    "array, found",
+    [
+        (np.array([os.system], object), "dtype object"),
+        (np.zeros((2, 3072), bool), "dtype bool"),
+        (np.zeros((2, 3072), complex), "dtype complex128"),
+        (np.zeros((2, 3072), "S1"), r"dtype \|S1"),
+        (np.zeros((2, 3071), np.uint8), r"\(2, 3071\)"),
+        (np.zeros(3072, np.uint8), r"\(3072,\)"),
+        (np.zeros((0, 3072), np.uint8), r"\(0, 3072\)"),
+        (np.zeros((2, 28, 28, 3), np.uint8), r"\(2, 28, 28, 3\)"),
+        (np.zeros((), np.uint8), r"\(\)"),
+        (np.zeros((3072, 2), np.uint8).T, r"Fortran order; save np\.ascontiguousarray"),
+    ],
+)
+def test_an_array_of_another_kind_is_refused(tmp_path, array, found):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = save(tmp_path, array)
+    with pytest.raises(DataError, match=f"images.npy: expected .*{found}"):
+        DataLoader.load_testing_images(path)
+
+
+@pytest.mark.parametrize("change", [-1, 1, -3072])
+def test_a_file_longer_or_shorter_than_its_header_says_is_refused(tmp_path, change):
+    path = save(tmp_path, smooth_images(4))
+    content = path.read_bytes() + b"\0"
+    path.write_bytes(content[: len(content) - 1 + change])
+    with pytest.raises(DataError, match=f"expected 12,288 bytes.*found {12_288 + change:,}"):
+        DataLoader.load_testing_images(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\3\4", b"\x93NUMPY\1\0", b"\x93NUMPY\2\0\xff\xff\xff\xff{}", b"\x93NUMPY\7\0"],
+)
+def test_a_file_that_is_no_npy_is_refused(tmp_path, content):
+    (tmp_path / "images.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"images\.npy: expected a \.npy file"):
+        DataLoader.load_testing_images(tmp_path / "images.npy")
+
+
+def test_a_file_cut_while_it_is_read_is_an_error(tmp_path):
+    path = save(tmp_path, smooth_images(20))
+    pieces = DataLoader.load_testing_images(path).batches(10)
+    next(pieces)
+    os.truncate(path, 30_000)
+    with pytest.raises(DataError, match="shorter"):
+        next(pieces)
+
+
+def test_a_folder_of_pictures_is_read_in_the_order_of_names(tmp_path):
+    expected = smooth_images(5)
+    for name, pixels in zip(("a.png", "a10.png", "a9.PNG", "b.png"), expected, strict=False):
+        Image.fromarray(pixels).save(tmp_path / name, "PNG")
+    (tmp_path / ".hidden").write_text("ignored")
+    images = DataLoader.load_testing_images(tmp_path)
+    assert (images.layout, len(images), images.source) == ("pictures", 4, tmp_path.name)
+    np.testing.assert_array_equal(read_all(images, 3), expected[:4])
+
+
+def test_lossless_modes_and_jpeg_are_read(tmp_path):
+    pixels = smooth_images(1)[0]
+    grey = Image.fromarray(pixels).convert("L")
+    pictures = {
+        "grey.png": (grey, np.stack([np.asarray(grey)] * 3, axis=2)),
+        "opaque.png": (Image.fromarray(pixels).convert("RGBA"), pixels),
+        "palette.png": (grey.convert("P"), np.stack([np.asarray(grey)] * 3, axis=2)),
+    }
+    for name, (picture, expected) in pictures.items():
+        picture.save(tmp_path / name)
+        found = read_all(DataLoader.load_testing_images(tmp_path / name))
+        np.testing.assert_array_equal(found, expected[None])
+    Image.fromarray(pixels).save(tmp_path / "photo.jpeg", quality=95)
+    found = read_all(DataLoader.load_testing_images(tmp_path / "photo.jpeg"))
+    assert np.abs(found[0].astype(int) - pixels).mean() < 8
+
+
+BROKEN_PICTURES = {
+    "small": (Image.new("RGB", (28, 28)), {}, "found 28x28"),
+    "too large to decode": (Image.new("1", (20_000, 20_000)), {}, "found .*(bomb|20000x20000)"),
+    "transparent": (Image.new("RGBA", (32, 32), (1, 2, 3, 254)), {}, "transparent"),
+    "transparent colour": (Image.new("RGB", (32, 32)), {"transparency": (0, 0, 0)}, "transparent"),
+    "transparent index": (Image.new("P", (32, 32)), {"transparency": 0}, "transparent"),
+    "16 bits": (Image.new("I;16", (32, 32)), {}, "mode I;16"),
+    "black and white": (Image.new("1", (32, 32)), {}, "mode 1"),
+    "grey with alpha": (Image.new("LA", (32, 32)), {}, "mode LA"),
+}
+
+
+@pytest.mark.parametrize("picture, options, found", BROKEN_PICTURES.values(), ids=BROKEN_PICTURES)
+def test_a_picture_that_would_lose_something_is_refused(tmp_path, picture, options, found):
+    picture.save(tmp_path / "picture.png", **options)
+    with pytest.raises(DataError, match=f"picture.png: expected a 32x32 opaque .*{found}"):
+        read_all(DataLoader.load_testing_images(tmp_path / "picture.png"))
+
+
+@pytest.mark.parametrize("kept", [0, 20, 60])
+def test_a_truncated_picture_is_named(tmp_path, kept):
+    path = tmp_path / "picture.png"
+    Image.fromarray(smooth_images(1)[0]).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"picture\.png: expected a 32x32"):
+        read_all(DataLoader.load_testing_images(path))
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    with pytest.raises(DataError, match="nothing there"):
+        DataLoader.load_testing_images(tmp_path / "missing.npy")
+    with pytest.raises(DataError, match="empty folder"):
+        DataLoader.load_testing_images(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(DataError, match=r"notes\.txt: expected .npy, .png"):
+            DataLoader.load_testing_images(path)
+    with pytest.raises(DataError, match="no --layout planar"):
+        DataLoader.load_testing_images(tmp_path, "planar")
+
+
+def test_the_private_images_are_found_if_there_is_one_file(tmp_path):
+    assert DataLoader.find_private_images(tmp_path / "missing") is None
+    path = tmp_path / "private_test_images_2022.npy"
+    path.touch()
+    assert DataLoader.find_private_images(tmp_path) == path
+    (tmp_path / "private_test_images.npy").touch()
+    with pytest.raises(DataError, match=r"private_test_images\.npy, private_test_images_2022\.npy"):
+        DataLoader.find_private_images(tmp_path)
