@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,57 +19,30 @@ from Errors import RunError, StorageError
 
 WEIGHTS_FILE = "model.weights.h5"
 RECORD_FILE = "run.json"
-WEIGHTS_BYTES_MAX = 1 << 30
-RECORD_BYTES_MAX = 1 << 20
-RECORD_IDENTITY = ("dataset", "data_digests", "model_configs", "training_configs")
-RECORD_KEYS = (
-    "dataset",
-    "class_names",
-    "data_digests",
-    "model_configs",
-    "training_configs",
-    "weights_sha256",
-)
 STATE_FILE = "state.bin"
 PREVIOUS_STATE_FILE = "state.previous.bin"
+LOCK_FILE = ".lock"
+
+WEIGHTS_BYTES_MAX = 1 << 30
+RECORD_BYTES_MAX = 1 << 20
+STATE_BYTES_MAX = 4 << 30
 MAGIC = b"resnet-cifar10 state 1\n"
-HEADER_BYTES_MAX = 64 << 20
 STATE_TYPES = ("float32", "int64", "int32", "uint8")
 
+RECORD_IDENTITY = (
+    "dataset",
+    "data_digests",
+    "network",
+    "model_configs",
+    "training_configs",
+    "versions",
+)
+"""What must be equal for a run to be the same one; a difference is named and refused."""
 
-def prepare_folder(folder: Path, record: dict) -> bool:
-    """Make the folder of a new run, writable and empty of another run.
+RECORD_MACHINE = ("hardware", "precision")
+"""What may change the last bits of a result; a difference is warned of."""
 
-    A finished run of another configuration or other data is moved aside, never deleted.
-
-    Args:
-        folder: the run's folder.
-        record: what run.json will say of the configuration and the data.
-
-    Returns:
-        False if the folder holds this very run, finished; else True.
-
-    Raises:
-        StorageError: the folder cannot be made or written.
-        RunError: a damaged run.json.
-    """
-    if (folder / RECORD_FILE).exists():
-        old = read_record(folder)
-        wanted = json.loads(json.dumps(record))
-        if all(old.get(key) == wanted[key] for key in RECORD_IDENTITY):
-            return False
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        print(f"the finished run that was in {folder} is now in {aside}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make {folder}: {error.strerror}; name another --save-dir"
-        ) from error
-    return True
+RECORD_KEYS = (*RECORD_IDENTITY, "class_names", "weights_sha256")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -90,100 +65,245 @@ def writing(path: Path):
         StorageError: the disk is full, or the folder cannot be written or is gone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with storing(path):
         try:
             with temporary.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def storing(path: Path):
+    """Turn the system's refusal to store something at ``path`` into one clear line."""
+    try:
+        yield
     except OSError as error:
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; nothing was changed there: free some "
-            "space or choose another folder with --save-dir"
+            f"cannot write {path}: {error.strerror or error}; what was there is unchanged: free "
+            "some space, or name another place"
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_state(folder: Path, arrays: dict[str, np.ndarray], record: dict) -> None:
-    """Save everything that a run needs to go on; the state before it is kept beside it.
-
-    The file is MAGIC, the length of the header (8 bytes, little-endian), the header (JSON: the
-    record, and name, type and shape of each array), the arrays' bytes in that order, and the
-    SHA-256 of all before.
+class Run:
+    """The folder of one training run, held by this process alone while the context lasts.
 
     Args:
-        folder: the run's folder.
-        arrays: by name; types of STATE_TYPES.
-        record: JSON-serializable.
+        folder: made if it is missing.
+        record: what the run is: keys of RECORD_IDENTITY and of RECORD_MACHINE at least.
 
     Raises:
-        StorageError: the state cannot be written; the last one is intact.
+        RunError: another process trains into this folder.
+        StorageError: the folder cannot be made or written.
     """
-    header = {
-        "record": record,
-        "arrays": [[name, array.dtype.name, array.shape] for name, array in arrays.items()],
-    }
-    text = json.dumps(header).encode()
-    parts = [MAGIC, struct.pack("<Q", len(text)), text]
+
+    def __init__(self, folder: Path, record: dict):
+        self.folder = folder
+        self._record = json.loads(json.dumps(record))
+
+    def __enter__(self):
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # The system lets go of the lock when its owner dies, however it dies.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise RunError(
+                f"{self.folder}: expected a free run folder, found another process training into "
+                "it; wait for it, or name another folder with --save-dir"
+            ) from error
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._lock)
+
+    def begin(self, fresh: bool) -> bool:
+        """Decide what to do in this folder; a run that must give way is moved aside, not deleted.
+
+        Args:
+            fresh: start over, whatever the folder holds.
+
+        Returns:
+            False if this very run is finished here, else True.
+
+        Raises:
+            RunError: an unfinished run of another configuration, data, network or version.
+        """
+        old = self._old_record()
+        if old is None:
+            return True
+        differences = _differences(old, self._record, RECORD_IDENTITY)
+        finished = (self.folder / RECORD_FILE).exists()
+        lost = finished and not (self.folder / STATE_FILE).exists()
+        same = finished and not differences and _epochs(old) == _epochs(self._record)
+        if fresh or (finished and differences) or (lost and not same):
+            self._move_aside()
+            return True
+        if differences:
+            raise RunError(
+                f"{self.folder}: expected an unfinished run of the same kind, found other values: "
+                f"{'; '.join(differences)}; use the old values, --fresh, or another --save-dir"
+            )
+        changed = _differences(old, self._record, RECORD_MACHINE)
+        if changed and not finished:
+            warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
+        return not same
+
+    def save_state(self, arrays: dict[str, np.ndarray], progress: dict) -> None:
+        """Save all that the run needs to go on; the state before it is kept beside it.
+
+        Args:
+            arrays: by name; float32, int64, int32 or uint8.
+            progress: JSON-serializable.
+
+        Raises:
+            StorageError: the state cannot be written; the last one is intact.
+        """
+        data = encode_state(arrays, {"run": self._record, "progress": progress})
+        newest, previous = self.folder / STATE_FILE, self.folder / PREVIOUS_STATE_FILE
+        with writing(newest) as file:
+            file.write(data)
+            if newest.exists():
+                link = self.folder / f".{PREVIOUS_STATE_FILE}.{os.getpid()}.tmp"
+                link.unlink(missing_ok=True)
+                os.link(newest, link)
+                os.replace(link, previous)
+
+    def load_state(self) -> tuple[dict[str, np.ndarray], dict] | None:
+        """The arrays and the progress of ``save_state``, or None if there is no state.
+
+        Raises:
+            RunError: the state and the one before it are damaged.
+        """
+        state = self._read_states()
+        return None if state is None else (state[0], state[1]["progress"])
+
+    def _old_record(self):
+        """What the run in this folder is, finished or not; None if there is none."""
+        if (self.folder / RECORD_FILE).exists():
+            return read_record(self.folder)
+        state = self._read_states()
+        return None if state is None else state[1]["run"]
+
+    def _read_states(self):
+        damage = []
+        for name in (STATE_FILE, PREVIOUS_STATE_FILE):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                state = decode_state(path)
+            except RunError as error:
+                damage.append(str(error))
+                continue
+            if damage:
+                warnings.warn(f"{damage[0]}; going on from {path.name}", stacklevel=3)
+            return state
+        if damage:
+            raise RunError(f"{damage[0]}; start over with --fresh (the old run is moved aside)")
+        return None
+
+    def _move_aside(self):
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}-{number}")).exists():
+            number += 1
+        with storing(aside):
+            aside.mkdir()
+            for item in self.folder.iterdir():
+                if item.name != LOCK_FILE:
+                    item.rename(aside / item.name)
+        print(f"the run that was in {self.folder} is now in {aside}", flush=True)
+
+
+def _epochs(record: dict) -> int:
+    return record["training_configs"]["epochs"]
+
+
+def _differences(old: dict, new: dict, keys: tuple[str, ...]) -> list[str]:
+    """Every value under ``keys`` that differs, as "name: was A, is B"."""
+    found = []
+    for key in keys:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = sorted({*before, *after} - _may_change(key, before, after))
+            found += _differences(before, after, tuple(names))
+        elif before != after:
+            found.append(f"{key}: was {before}, is {after}")
+    return found
+
+
+def _may_change(key: str, old: dict, new: dict) -> set[str]:
+    """Keys that a run may be continued with other values of.
+
+    More epochs at a constant rate: no step's rate depends on how many are still to come. Any
+    other schedule would have been another one from its first step on. The precision is compared
+    with the machine: it changes bits, not the recipe.
+    """
+    if key == "model_configs":
+        return {"precision"}
+    constant = old.get("schedule") == new.get("schedule") == "constant"
+    if key == "training_configs" and constant and new["epochs"] >= old["epochs"]:
+        return {"epochs"}
+    return set()
+
+
+def encode_state(arrays: dict[str, np.ndarray], record: dict) -> bytes:
+    """Arrays and a record as the bytes of a state file.
+
+    They are MAGIC, the length of the header (8 bytes, little-endian), the header (JSON: the
+    record, and name, type and shape of each array), the arrays' bytes in that order, and the
+    SHA-256 of all before.
+    """
+    table = [[name, array.dtype.name, array.shape] for name, array in arrays.items()]
+    header = json.dumps({"record": record, "arrays": table}).encode()
+    parts = [MAGIC, struct.pack("<Q", len(header)), header]
     parts += [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
     body = b"".join(parts)
-    path = folder / STATE_FILE
-    with writing(path) as file:
-        file.write(body)
-        file.write(hashlib.sha256(body).digest())
-        if path.exists():
-            _keep_previous(path, folder / PREVIOUS_STATE_FILE)
+    return body + hashlib.sha256(body).digest()
 
 
-def _keep_previous(path: Path, previous: Path) -> None:
-    """Give the newest state a second name, in one step."""
-    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        link.unlink()
-    os.link(path, link)
-    os.replace(link, previous)
-
-
-def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Read what ``write_state`` wrote.
-
-    Returns:
-        The arrays by name, and the record.
+def decode_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Read a state file: the arrays by name, and the record.
 
     Raises:
-        RunError: the file is damaged: truncated, changed, or not a state.
+        RunError: the file is unreadable, truncated, changed, or not a state.
     """
     try:
+        if path.stat().st_size > STATE_BYTES_MAX:
+            raise RunError(f"{path}: damaged: more than {STATE_BYTES_MAX:,} bytes")
         data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    start = len(MAGIC) + 8
-    if len(data) < start + 32 or not data.startswith(MAGIC):
-        raise RunError(f"{path}: expected a run's state, found {len(data)} other bytes")
-    body, checksum = data[:-32], data[-32:]
-    if hashlib.sha256(body).digest() != checksum:
-        raise RunError(f"{path}: damaged, its SHA-256 does not fit its {len(data)} bytes")
-    (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
-    header = json.loads(body[start : start + length])
-    arrays, offset = {}, start + length
-    for name, kind, shape in header["arrays"]:
-        count = math.prod(shape)
-        arrays[name] = np.frombuffer(body, kind, count, offset).reshape(shape)
-        offset += arrays[name].nbytes
-    return arrays, header["record"]
+        start = len(MAGIC) + 8
+        if len(data) < start + 32 or not data.startswith(MAGIC):
+            raise RunError(f"{path}: damaged: {len(data)} bytes that are not a run's state")
+        body, checksum = memoryview(data)[:-32], data[-32:]
+        if hashlib.sha256(body).digest() != checksum:
+            raise RunError(f"{path}: damaged: its SHA-256 does not fit its {len(data)} bytes")
+        (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
+        header = json.loads(bytes(body[start : start + length]))
+        arrays, offset = {}, start + length
+        for name, kind, shape in header["arrays"]:
+            if kind not in STATE_TYPES:
+                raise RunError(f"{path}: damaged: {name} has the type {kind}")
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(body, kind, count, offset).reshape(shape)
+            offset += arrays[name].nbytes
+        return arrays, header["record"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
 def weights_digest(network, mean: np.ndarray) -> str:

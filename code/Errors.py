@@ -38,3 +38,9 @@ class DivergedError(UserError):
     """Training met a loss that is not a finite number."""
 
     exit_code = 7
+
+
+class InterruptedRunError(UserError):
+    """A signal ended the training; its state is saved. 75 is EX_TEMPFAIL: start it again."""
+
+    exit_code = 75

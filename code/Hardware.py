@@ -60,9 +60,7 @@ def choose_precision(requested: str) -> tuple[str, str]:
 
 
 def describe() -> dict:
-    """Machine and package versions, for the record of a run."""
-    import keras
-    import numpy as np
+    """The machine, for the record of a run."""
     import tensorflow as tf
 
     return {
@@ -73,8 +71,13 @@ def describe() -> dict:
             for gpu in tf.config.list_physical_devices("GPU")
         ],
         "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
     }
+
+
+def versions() -> dict:
+    """Versions of the packages that results depend on."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    return {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}

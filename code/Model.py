@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 import Hardware
 import ImageUtils
-import Optimization
-from Errors import DivergedError
 from Network import folded_weights, resnet_v1, updated_variables
+from Optimization import make_optimizer
+from Training import Progress, Training
 from TrainStep import TrainStep, epoch_order, step_seed, training_batch
 
 INFERENCE_BATCH = 500
-STEPS_BETWEEN_READINGS = 20
 
 
 class Model:
@@ -65,57 +60,68 @@ class Model:
         training_configs: dict,
         x_valid: np.ndarray | None = None,
         y_valid: np.ndarray | None = None,
-        on_epoch: Callable[[dict, int], None] = lambda row, epochs: None,
-    ) -> list[dict]:
-        """Train from the current weights.
+        **loop,
+    ) -> Progress:
+        """Train from the current weights, or from the state of ``run``.
 
         Args:
             x_train: uint8 ``[N, H, W, C]``, N >= batch_size. What N has beyond a multiple of
                 batch_size is left out of an epoch; each epoch's order leaves out others.
             y_train: int32 ``[N]``.
             training_configs: the complete dictionary of Configure.py.
-            x_valid: uint8 ``[M, H, W, C]``, or None for no validation.
+            x_valid: uint8 ``[M, H, W, C]``; None or empty for no validation.
             y_valid: int32 ``[M]``.
-            on_epoch: called after each epoch with its row of the history and the epochs in all.
+            **loop: ``run``, ``save_seconds``, ``stop``, ``on_epoch`` of ``Training``.
 
         Returns:
-            The history, a row an epoch, with the keys of ``Report.HISTORY_COLUMNS``.
+            The progress at the end; its ``history`` has a row an epoch, with the keys of
+            ``Report.HISTORY_COLUMNS``.
 
         Raises:
             ValueError: arrays that fit neither the network nor each other.
-            DivergedError: a loss that is not finite.
+            DivergedError, InterruptedRunError: see ``Training.run``.
         """
         self._check(x_train, y_train)
-        configs, seed = training_configs, self.configs["seed"]
-        steps = len(x_train) // configs["batch_size"]
-        if steps == 0:
+        if len(x_train) < training_configs["batch_size"]:
             raise ValueError(
                 f"batch_size: expected at most {len(x_train)}, the number of training images, "
-                f"found {configs['batch_size']}"
+                f"found {training_configs['batch_size']}"
             )
         self.mean = ImageUtils.pixel_mean(x_train)
-        trained = self.network
-        variables = [variable.value for variable in updated_variables(trained)]
-        optimizer = Optimization.make_optimizer(variables, configs)
-        average = None
-        if configs["ema_decay"]:
+        trained, average = self.network, None
+        if training_configs["ema_decay"]:
             average = self._build()
             average.set_weights(trained.get_weights())
+        updated = [variable.value for variable in updated_variables(trained)]
+        optimizer = make_optimizer(updated, training_configs)
         step = TrainStep(
-            trained, variables, optimizer, average, x_train, y_train, self.mean, seed, configs
+            trained,
+            updated,
+            optimizer,
+            average,
+            x_train,
+            y_train,
+            self.mean,
+            self.configs["seed"],
+            training_configs,
         )
-        history = []
-        for epoch in range(configs["epochs"]):
-            row = self._train_epoch(step, epoch, steps, len(x_train), configs)
-            if x_valid is not None and len(x_valid):
-                self.network = average or trained
-                metrics = self.evaluate(x_valid, y_valid)
-                self.network = trained
-                row["valid_loss"], row["valid_accuracy"] = metrics["loss"], metrics["accuracy"]
-            history.append(row)
-            on_epoch(row, configs["epochs"])
-        self.network = average or trained
-        return history
+        self.network = average or trained  # what is tested and saved
+
+        def validate():
+            if x_valid is None or len(x_valid) == 0:
+                return None, None
+            metrics = self.evaluate(x_valid, y_valid)
+            return metrics["loss"], metrics["accuracy"]
+
+        return Training(
+            step,
+            _by_name(network=trained.weights, optimizer=optimizer.variables, average=average),
+            len(x_train),
+            self.configs["seed"],
+            training_configs,
+            validate,
+            **loop,
+        ).run()
 
     def preview_batch(
         self, x_train: np.ndarray, y_train: np.ndarray, training_configs: dict, count: int = 32
@@ -209,49 +215,6 @@ class Model:
             probabilities = (probabilities + mirrored) / 2
         return probabilities
 
-    def _train_epoch(self, step, epoch, steps, images, configs) -> dict:
-        """One epoch; returns its row of the history, validation excepted."""
-        seed, batch_size = self.configs["seed"], configs["batch_size"]
-        order = tf.constant(epoch_order(seed, epoch, images))
-        start, losses, right, pending = time.perf_counter(), [], 0, []
-        with tqdm(
-            total=steps, desc=f"epoch {epoch + 1}/{configs['epochs']}", leave=False, disable=None
-        ) as bar:
-            for index in range(steps):
-                done = epoch * steps + index
-                rate = Optimization.learning_rate(done, steps, configs)
-                pending.append(
-                    step.run(
-                        order,
-                        tf.constant(index * batch_size, tf.int32),
-                        tf.constant(done, tf.int64),
-                        tf.constant(rate, tf.float32),
-                    )
-                )
-                if len(pending) == STEPS_BETWEEN_READINGS or index == steps - 1:
-                    # Reading a result waits for it: on a GPU, once in many steps.
-                    losses += [float(loss) for loss, _ in pending]
-                    right += sum(int(count) for _, count in pending)
-                    _check_finite(losses, epoch * steps)
-                    bar.update(len(pending))
-                    bar.set_postfix(
-                        loss=f"{np.mean(losses):.4f}",
-                        lr=f"{rate:.2e}",
-                        images_per_s=f"{_rate(start, (index + 1) * batch_size):.0f}",
-                    )
-                    pending = []
-        return {
-            "epoch": epoch + 1,
-            "learning_rate": rate,
-            "train_loss": float(np.mean(losses)),
-            # Against mixed labels, "right" would mean nothing.
-            "train_accuracy": None if configs["mixup_alpha"] else right / (steps * batch_size),
-            "valid_loss": None,
-            "valid_accuracy": None,
-            "seconds": time.perf_counter() - start,
-            "images_per_second": _rate(start, steps * batch_size),
-        }
-
     def _check(self, x, y=None):
         shape = (len(x), *self._input_shape)
         if x.dtype != np.uint8 or x.shape != shape:
@@ -269,15 +232,15 @@ class Model:
             )
 
 
-def _rate(start: float, images: int) -> float:
-    return images / (time.perf_counter() - start)
-
-
-def _check_finite(losses: list[float], first_step: int) -> None:
-    finite = np.isfinite(losses)
-    if not finite.all():
-        index = int(finite.argmin())
-        raise DivergedError(
-            f"expected a finite loss, found {losses[index]} at step {first_step + index + 1}; "
-            "try a lower --learning-rate, some --warmup-epochs, or --precision float32"
-        )
+def _by_name(network, optimizer, average) -> dict[str, tf.Variable]:
+    """All variables that training changes, by group and number."""
+    groups = {
+        "network": [variable.value for variable in network],
+        "optimizer": optimizer,
+        "average": [variable.value for variable in average.weights] if average else [],
+    }
+    return {
+        f"{group}/{number}": variable
+        for group, variables in groups.items()
+        for number, variable in enumerate(variables)
+    }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-import time
 import warnings
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import Configure
 from Errors import RunError, StorageError
@@ -23,7 +24,8 @@ INTERRUPTED = 130
 EPILOG = """\
 exit codes: 0 done; 1 a defect of the program; 2 a wrong flag or value; 3 data that is missing or
 broken; 4 a download that failed; 5 a saved run that is missing, damaged, or of something else;
-6 a place that cannot be written; 7 a loss that is no longer a number; 130 interrupted"""
+6 a place that cannot be written; 7 a loss that is no longer a number; 75 stopped by a signal and
+saved: start the same command again; 130 interrupted elsewhere"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +78,7 @@ def _fail(line: str, code: int) -> int:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train one configuration and save the run."""
+    """Train one configuration, or go on with it, and save the run."""
     model_configs, training_configs = Configure.configure(args.preset, _overrides(args))
     import Checkpoint
     import DataLoader
@@ -84,42 +86,82 @@ def train(args: argparse.Namespace) -> None:
     _import_tensorflow()
     from Model import Model
 
-    dataset = training_configs["dataset"]
-    x, y, x_test, y_test = DataLoader.load_data(args.data_dir, dataset, args.mirror)
+    data = DataLoader.load_data(args.data_dir, training_configs["dataset"], args.mirror)
     x_train, y_train, x_valid, y_valid = DataLoader.train_valid_split(
-        x, y, training_configs["valid_size"], model_configs["seed"]
+        *data[:2], training_configs["valid_size"], model_configs["seed"]
     )
     model = Model(model_configs)
-    record = {
-        "dataset": dataset,
-        "class_names": DataLoader.CLASS_NAMES[dataset],
+    record = _describe_run(args.preset, model, training_configs, data)
+    folder = _run_folder(args)
+    with Checkpoint.Run(folder, record) as run, _Signals() as signals:
+        if not run.begin(args.fresh):
+            print(f"{folder}: this very run is finished; nothing to do")
+            return
+        print(
+            f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
+            f"{record['network']}: {record['parameters']:,} parameters, {model.precision} "
+            f"({model.precision_reason})\ninto {folder}",
+            flush=True,
+        )
+        _write_data_pictures(folder, model, x_train, y_train, record)
+        progress = model.train(
+            x_train,
+            y_train,
+            training_configs,
+            x_valid,
+            y_valid,
+            run=run,
+            save_seconds=60 * args.save_minutes,
+            stop=signals.received,
+            on_epoch=_print_epoch,
+        )
+        _save_run(folder, model, record, progress)
+
+
+def _describe_run(preset, model, training_configs, data) -> dict:
+    """What run.json says of a run from its start on."""
+    import DataLoader
+    import Hardware
+
+    x, y, x_test, y_test = data
+    return {
+        "dataset": training_configs["dataset"],
+        "class_names": DataLoader.CLASS_NAMES[training_configs["dataset"]],
         "data_digests": {
-            "train": DataLoader.digest(x_train, y_train),
-            "valid": DataLoader.digest(x_valid, y_valid),
+            "train": DataLoader.digest(x, y),
             "test": DataLoader.digest(x_test, y_test),
         },
-        "preset": args.preset,
-        "model_configs": model_configs,
+        "preset": preset,
+        "model_configs": model.configs,
         "training_configs": training_configs,
         "network": model.network.name,
         "parameters": model.network.count_params(),
         "precision": {"used": model.precision, "reason": model.precision_reason},
+        "versions": Hardware.versions(),
+        "hardware": Hardware.describe(),
     }
-    folder = _run_folder(args)
-    if not Checkpoint.prepare_folder(folder, record):
-        print(f"{folder}: this very run is finished; nothing to do")
-        return
-    print(
-        f"{dataset}: {len(x_train)} training and {len(x_valid)} validation images\n"
-        f"{record['network']}: {record['parameters']:,} parameters, {model.precision} "
-        f"({model.precision_reason})\ninto {folder}",
-        flush=True,
-    )
-    _write_data_pictures(folder, model, x_train, y_train, record)
-    start = time.perf_counter()
-    history = model.train(x_train, y_train, training_configs, x_valid, y_valid, _print_epoch)
-    record["minutes"] = (time.perf_counter() - start) / 60
-    _save_run(folder, model, record, history)
+
+
+class _Signals:
+    """Remembers SIGINT and SIGTERM for the training to see; the second one ends the process."""
+
+    def __enter__(self):
+        self._received = False
+        self._before = {s: signal.signal(s, self._receive) for s in (SIGINT, SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def received(self) -> bool:
+        return self._received
+
+    def _receive(self, number, frame):
+        if self._received:
+            os._exit(128 + number)
+        self._received = True
+        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
 
 
 def _write_data_pictures(folder, model, x_train, y_train, record):
@@ -154,13 +196,13 @@ def _print_epoch(row: dict, epochs: int) -> None:
     sys.stdout.flush()
 
 
-def _save_run(folder, model, record, history):
+def _save_run(folder, model, record, progress):
     """After training: weights, curves, and last of all the record, which makes the run whole."""
     import Checkpoint
-    import Hardware
     import Report
 
-    record["hardware"] = Hardware.describe()
+    history = progress.history
+    record["minutes"] = progress.seconds / 60
     record["last_epoch"] = history[-1]
     record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
     Checkpoint.save_weights(folder, model.network, model.mean)
@@ -168,7 +210,7 @@ def _save_run(folder, model, record, history):
     title = f"{record['dataset']}: {record['network']}, {len(history)} epochs"
     Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
     Checkpoint.write_record(folder, record)
-    print(f"trained in {record['minutes']:.1f} minutes, weights {record['weights_sha256']}")
+    print(f"trained in {record['minutes']:.1f} minutes; weights {record['weights_sha256']}")
     print(f"curves: {folder / 'curves.png'}")
 
 
@@ -337,6 +379,14 @@ def _add_verb(parser, verb) -> None:
             "for a run on another data set than CIFAR-10)",
         )
     if verb is train:
+        add("--fresh", action="store_true", help="start over; a run that is there is moved aside")
+        add(
+            "--save-minutes",
+            type=float,
+            default=10.0,
+            help="minutes between saves within an epoch (default: %(default)s); each epoch ends "
+            "with one",
+        )
         keys = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}
     else:
         keys = {name: Configure.MODEL_KEYS[name] for name in ("precision", "test_time_flip")}

@@ -1,0 +1,203 @@
+"""The training loop: epochs of steps, with a state to go on from at any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from Errors import DivergedError, InterruptedRunError
+from Optimization import learning_rate
+from TrainStep import TrainStep, epoch_order
+
+STEPS_BETWEEN_READINGS = 20
+_STOPPED = "stopped and saved after step {}; the same command goes on from there"
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training stands. With the variables, it is all that is needed to go on exactly.
+
+    Attributes:
+        step: completed steps of the whole run.
+        history: a row for each completed epoch.
+        losses: of the steps of the epoch under way.
+        right: right answers in the epoch under way.
+        epoch_seconds: time spent in the epoch under way.
+        seconds: time spent in the whole run.
+    """
+
+    step: int = 0
+    history: list[dict] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+    right: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+class Training:
+    """Runs a ``TrainStep`` over epochs, saves, and stops when it is told to.
+
+    Args:
+        step: the compiled step.
+        variables: by name, all that the step changes.
+        images: number of training images.
+        seed: of the order of the images.
+        configs: the complete ``training_configs``.
+        validate: gives the validation loss and accuracy, or None for each.
+        run: a ``Checkpoint.Run`` to save to and go on from, or None.
+        save_seconds: between saves within an epoch; there is one at the end of each anyway.
+        stop: asked at each step; True saves and ends the training.
+        on_epoch: called with each row of the history and the number of epochs.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        variables: dict[str, tf.Variable],
+        images: int,
+        seed: int,
+        configs: dict,
+        validate: Callable[[], tuple[float | None, float | None]],
+        run=None,
+        save_seconds: float = 600.0,
+        stop: Callable[[], bool] = lambda: False,
+        on_epoch: Callable[[dict, int], None] = lambda row, epochs: None,
+    ):
+        self._step = step
+        self._variables = variables
+        self._images = images
+        self._seed = seed
+        self._configs = configs
+        self._validate = validate
+        self._run = run
+        self._save_seconds = save_seconds
+        self._stop = stop
+        self._on_epoch = on_epoch
+        self._steps = images // configs["batch_size"]
+
+    def run(self) -> Progress:
+        """Train to the last epoch, from the run's state if there is one.
+
+        Raises:
+            DivergedError: a loss that is not finite; the last state is kept.
+            InterruptedRunError: ``stop`` said so; the state is saved.
+        """
+        progress = self._restore()
+        self._last_save = self._last_clock = time.perf_counter()
+        epochs = self._configs["epochs"]
+        while progress.step < epochs * self._steps:
+            epoch = progress.step // self._steps
+            with tqdm(
+                total=self._steps,
+                initial=progress.step % self._steps,
+                desc=f"epoch {epoch + 1}/{epochs}",
+                leave=False,
+                disable=None,
+            ) as bar:
+                self._train_epoch(epoch, progress, bar)
+            row = self._row(epoch, progress)
+            row["valid_loss"], row["valid_accuracy"] = self._validate()
+            self._clock(progress)
+            progress.history.append(row)
+            progress.losses, progress.right, progress.epoch_seconds = [], 0, 0.0
+            self._save(progress)
+            self._on_epoch(row, epochs)
+            if self._stop() and len(progress.history) < epochs:
+                raise InterruptedRunError(_STOPPED.format(progress.step))
+        return progress
+
+    def _train_epoch(self, epoch: int, progress: Progress, bar: tqdm) -> None:
+        """Train the steps that the epoch still lacks."""
+        batch_size = self._configs["batch_size"]
+        order = tf.constant(epoch_order(self._seed, epoch, self._images))
+        first, pending = epoch * self._steps, []
+        for index in range(progress.step - first, self._steps):
+            rate = learning_rate(first + index, self._steps, self._configs)
+            pending.append(
+                self._step.run(
+                    order,
+                    tf.constant(index * batch_size, tf.int32),
+                    tf.constant(first + index, tf.int64),
+                    tf.constant(rate, tf.float32),
+                )
+            )
+            stop = self._stop()
+            if stop or len(pending) == STEPS_BETWEEN_READINGS or index == self._steps - 1:
+                self._read(pending, progress)
+                bar.set_postfix(
+                    {
+                        "loss": f"{np.mean(progress.losses):.4f}",
+                        "lr": f"{rate:.2e}",
+                        "images/s": f"{self._rate(progress):.0f}",
+                    },
+                    refresh=False,
+                )
+                bar.update(len(pending))
+                pending = []
+                # After its last step an epoch still lacks its row: ``run`` saves it with that.
+                if index < self._steps - 1:
+                    self._save_if_due(progress, stop)
+
+    def _read(self, pending: list, progress: Progress) -> None:
+        """Take the results of steps, which waits for them: on a GPU, once in many steps."""
+        for loss, right in pending:
+            progress.losses.append(float(loss))
+            progress.right += int(right)
+            progress.step += 1
+            if not np.isfinite(progress.losses[-1]):
+                raise DivergedError(
+                    f"expected a finite loss, found {progress.losses[-1]} at step {progress.step}; "
+                    "the last good state is kept: start over with a lower --learning-rate, some "
+                    "--warmup-epochs, or --precision float32"
+                )
+        progress.epoch_seconds += self._clock(progress)
+
+    def _save_if_due(self, progress: Progress, stop: bool) -> None:
+        if stop:
+            self._save(progress)
+            raise InterruptedRunError(_STOPPED.format(progress.step))
+        if time.perf_counter() - self._last_save > self._save_seconds:
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        if self._run is not None:
+            arrays = {name: variable.numpy() for name, variable in self._variables.items()}
+            self._run.save_state(arrays, dataclasses.asdict(progress))
+        self._last_save = time.perf_counter()
+
+    def _restore(self) -> Progress:
+        state = None if self._run is None else self._run.load_state()
+        if state is None:
+            return Progress()
+        arrays, progress = state
+        for name, variable in self._variables.items():
+            variable.assign(arrays[name])
+        return Progress(**progress)
+
+    def _row(self, epoch: int, progress: Progress) -> dict:
+        # Against mixed labels, "right" would mean nothing.
+        right = None if self._configs["mixup_alpha"] else progress.right
+        images = self._steps * self._configs["batch_size"]
+        return {
+            "epoch": epoch + 1,
+            "learning_rate": learning_rate(epoch * self._steps, self._steps, self._configs),
+            "train_loss": float(np.mean(progress.losses)),
+            "train_accuracy": None if right is None else right / images,
+            "seconds": progress.epoch_seconds,
+            "images_per_second": self._rate(progress),
+        }
+
+    def _rate(self, progress: Progress) -> float:
+        return len(progress.losses) * self._configs["batch_size"] / progress.epoch_seconds
+
+    def _clock(self, progress: Progress) -> float:
+        """Seconds since the last call, added to the run's."""
+        now = time.perf_counter()
+        passed, self._last_clock = now - self._last_clock, now
+        progress.seconds += passed
+        return passed
