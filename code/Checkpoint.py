@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -21,11 +22,11 @@ WEIGHTS_FILE = "model.weights.h5"
 RECORD_FILE = "run.json"
 STATE_FILE = "state.bin"
 PREVIOUS_STATE_FILE = "state.previous.bin"
-LOCK_FILE = ".lock"
 
-WEIGHTS_BYTES_MAX = 1 << 30
+WEIGHTS_BYTES_MORE = 4 << 20  # names and tables, beside the weights themselves
 RECORD_BYTES_MAX = 1 << 20
 STATE_BYTES_MAX = 4 << 30
+SPACE_FOR_PICTURES = 16 << 20
 MAGIC = b"resnet-cifar10 state 1\n"
 STATE_TYPES = ("float32", "int64", "int32", "uint8")
 
@@ -112,9 +113,11 @@ class Run:
         self._record = json.loads(json.dumps(record))
 
     def __enter__(self):
+        # Beside the folder, so that the folder can be moved as a whole.
+        lock = self.folder.parent / f".{self.folder.name}.lock"
         with storing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             # The system lets go of the lock when its owner dies, however it dies.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,6 +163,24 @@ class Run:
         if changed and not finished:
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
         return not same
+
+    def require_space(self, size: int) -> None:
+        """Find out before the training if the disk has no room for what it will save.
+
+        Args:
+            size: bytes of one state.
+
+        Raises:
+            StorageError: less is free than three states (the newest, the one before it, the one
+                being written) and SPACE_FOR_PICTURES.
+        """
+        with storing(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if free < 3 * size + SPACE_FOR_PICTURES:
+            raise StorageError(
+                f"{self.folder}: expected {3 * size + SPACE_FOR_PICTURES:,} bytes of free space, "
+                f"found {free:,}; free some, or name another folder with --save-dir"
+            )
 
     def save_state(self, arrays: dict[str, np.ndarray], progress: dict) -> None:
         """Save all that the run needs to go on; the state before it is kept beside it.
@@ -220,10 +241,8 @@ class Run:
         while (aside := self.folder.with_name(f"{self.folder.name}-{number}")).exists():
             number += 1
         with storing(aside):
-            aside.mkdir()
-            for item in self.folder.iterdir():
-                if item.name != LOCK_FILE:
-                    item.rename(aside / item.name)
+            self.folder.rename(aside)
+            self.folder.mkdir()
         print(f"the run that was in {self.folder} is now in {aside}", flush=True)
 
 
@@ -358,8 +377,11 @@ def load_weights(folder: Path, network) -> np.ndarray:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
-    if path.stat().st_size > WEIGHTS_BYTES_MAX:
-        raise RunError(f"{path}: expected at most {WEIGHTS_BYTES_MAX:,} bytes, found more")
+    size, limit = path.stat().st_size, 8 * network.count_params() + WEIGHTS_BYTES_MORE
+    if size > limit:
+        raise RunError(
+            f"{path}: expected at most {limit:,} bytes for {network.name}, found {size:,}"
+        )
     expected = {"pixel_mean": network.input_shape[1:], **_weight_shapes(network)}
     try:
         with h5py.File(path, "r") as file:
@@ -399,18 +421,17 @@ def _stored_shapes(file) -> dict[str, tuple[int, ...]]:
     """Shape of each float32 array of an HDF5 file; what points outside the file is refused."""
     import h5py
 
-    shapes = {}
-
-    def visit(name, link):
+    links, shapes = [], {}
+    file.visititems_links(lambda name, link: links.append((name, link)))
+    for name, link in links:
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"{name} is a link to elsewhere")
         item = file[name]
         if isinstance(item, h5py.Dataset):
-            if item.dtype != np.float32 or item.external or item.is_virtual:
+            plain = item.dtype == np.float32 and item.chunks is None
+            if not plain or item.external or item.is_virtual:
                 raise ValueError(f"{name} is not a plain float32 array")
             shapes[name] = item.shape
-
-    file.visititems_links(visit)
     return shapes
 
 

@@ -40,6 +40,12 @@ class DivergedError(UserError):
     exit_code = 7
 
 
+class DeterminismError(UserError):
+    """Two equal trainings did not give equal weights."""
+
+    exit_code = 8
+
+
 class InterruptedRunError(UserError):
     """A signal ended the training; its state is saved. 75 is EX_TEMPFAIL: start it again."""
 

@@ -4,6 +4,7 @@ Pictures come back as the bytes of a PNG file, the same bytes for the same input
 stay unrounded; only what a person reads is rounded, accuracies to hundredths of a percent.
 """
 
+import hashlib
 import io
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ HISTORY_HEADER = (
     "valid_loss,valid_accuracy,seconds,images_per_second"
 )
 HISTORY_COLUMNS = tuple(HISTORY_HEADER.split(","))
+TIME_COLUMNS = ("seconds", "images_per_second")
 
 
 def _require(condition, expected: str, found) -> None:
@@ -234,6 +236,12 @@ def history_csv(history: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def history_digest(history: list[dict]) -> str:
+    """Return the SHA-256 (64 hex digits) of what is learned in a history: all but the times."""
+    rows = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in history]
+    return hashlib.sha256(history_csv(rows).encode()).hexdigest()
+
+
 def read_history(path: str | Path) -> dict[str, list[float | None]]:
     """Read history.csv: each of HISTORY_COLUMNS with one value per epoch, None where it is empty.
 
@@ -283,6 +291,4 @@ def curves_png(history: list[dict], title: str) -> bytes:
                 axes.plot(epochs[seen], shown, line, color=color, marker=marker, label=label)
                 if column != "learning_rate":
                     axes.legend()
-                elif 0 < 100 * min(shown) < max(shown):
-                    axes.set_yscale("log")  # unless a rate is 0, which it cannot show
     return _png(figure)

@@ -88,6 +88,9 @@ class Training:
             InterruptedRunError: ``stop`` said so; the state is saved.
         """
         progress = self._restore()
+        if self._run is not None:
+            sizes = (v.dtype.size * v.shape.num_elements() for v in self._variables.values())
+            self._run.require_space(sum(sizes))
         self._last_save = self._last_clock = time.perf_counter()
         epochs = self._configs["epochs"]
         while progress.step < epochs * self._steps:
@@ -152,8 +155,8 @@ class Training:
             if not np.isfinite(progress.losses[-1]):
                 raise DivergedError(
                     f"expected a finite loss, found {progress.losses[-1]} at step {progress.step}; "
-                    "the last good state is kept: start over with a lower --learning-rate, some "
-                    "--warmup-epochs, or --precision float32"
+                    "the last good state is kept: start over with --fresh and a lower "
+                    "--learning-rate, some --warmup-epochs, or --precision float32"
                 )
         progress.epoch_seconds += self._clock(progress)
 

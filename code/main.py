@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,20 +14,21 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import Configure
-from Errors import RunError, StorageError
+from Errors import DeterminismError, InterruptedRunError, RunError, StorageError
 
 CODE = Path(__file__).resolve().parent
 DATA_DIR = CODE / "data"
 SAVED_MODELS = CODE / "saved_models"
 PREDICTIONS = CODE.parent / "predictions.npy"
 PREDICT_CHUNK = 5_000  # images in memory at a time
+VERIFIED_STEPS = 25
 INTERRUPTED = 130
 
 EPILOG = """\
 exit codes: 0 done; 1 a defect of the program; 2 a wrong flag or value; 3 data that is missing or
 broken; 4 a download that failed; 5 a saved run that is missing, damaged, or of something else;
-6 a place that cannot be written; 7 a loss that is no longer a number; 75 stopped by a signal and
-saved: start the same command again; 130 interrupted elsewhere"""
+6 a place that cannot be written; 7 a loss that is no longer a number; 8 results that do not
+repeat; 75 stopped by a signal and saved: start the same command again; 130 interrupted elsewhere"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,6 +93,9 @@ def train(args: argparse.Namespace) -> None:
     x_train, y_train, x_valid, y_valid = DataLoader.train_valid_split(
         *data[:2], training_configs["valid_size"], model_configs["seed"]
     )
+    if args.verify_determinism:
+        _verify_determinism(lambda: Model(model_configs), x_train, y_train, training_configs)
+        return
     model = Model(model_configs)
     record = _describe_run(args.preset, model, training_configs, data)
     folder = _run_folder(args)
@@ -116,6 +122,27 @@ def train(args: argparse.Namespace) -> None:
             on_epoch=_print_epoch,
         )
         _save_run(folder, model, record, progress)
+
+
+def _verify_determinism(make_model, x_train, y_train, training_configs):
+    """Train the first steps twice, each time from the start, and compare all weights bit by bit."""
+    import Checkpoint
+
+    def short_run() -> str:
+        model, steps = make_model(), itertools.count(1)
+        with contextlib.suppress(InterruptedRunError):
+            model.train(
+                x_train, y_train, training_configs, stop=lambda: next(steps) == VERIFIED_STEPS
+            )
+        return Checkpoint.weights_digest(model.network, model.mean)
+
+    first, second = short_run(), short_run()
+    if first != second:
+        raise DeterminismError(
+            f"expected equal weights after {VERIFIED_STEPS} steps from the same seed, found "
+            f"{first} and {second}: this machine does not repeat its own results"
+        )
+    print(f"{VERIFIED_STEPS} steps, twice: equal weights {first}")
 
 
 def _describe_run(preset, model, training_configs, data) -> dict:
@@ -204,13 +231,15 @@ def _save_run(folder, model, record, progress):
     history = progress.history
     record["minutes"] = progress.seconds / 60
     record["last_epoch"] = history[-1]
+    record["history_sha256"] = Report.history_digest(history)
     record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
     Checkpoint.save_weights(folder, model.network, model.mean)
     Checkpoint.write_bytes(folder / "history.csv", Report.history_csv(history).encode())
     title = f"{record['dataset']}: {record['network']}, {len(history)} epochs"
     Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
     Checkpoint.write_record(folder, record)
-    print(f"trained in {record['minutes']:.1f} minutes; weights {record['weights_sha256']}")
+    print(f"trained in {record['minutes']:.1f} minutes")
+    print(f"weights {record['weights_sha256']}\nhistory {record['history_sha256']}")
     print(f"curves: {folder / 'curves.png'}")
 
 
@@ -380,6 +409,11 @@ def _add_verb(parser, verb) -> None:
         )
     if verb is train:
         add("--fresh", action="store_true", help="start over; a run that is there is moved aside")
+        add(
+            "--verify-determinism",
+            action="store_true",
+            help=f"train {VERIFIED_STEPS} steps twice, compare all bits, and save nothing",
+        )
         add(
             "--save-minutes",
             type=float,

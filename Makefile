@@ -1,0 +1,36 @@
+# PYTHON=python3.12 make quickstart chooses another interpreter for the environment.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: quickstart test clean
+
+quickstart: $(VENV)/.installed
+	$(RUN) code/main.py train --preset quickstart
+	$(RUN) code/main.py test --preset quickstart
+	$(RUN) code/main.py predict --preset quickstart
+	@echo "Everything of this run is in code/saved_models/quickstart: look at classes.png," \
+		"augmented_batch.png, curves.png, confusion_matrix.png and mistakes.png."
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check code tests
+	$(VENV)/bin/ruff format --check code tests
+	$(RUN) -m pytest
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: expected Python 3.10 to 3.13, found" \
+		"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "error: expected Python's venv module, found none; install it, on Debian and" \
+		"Ubuntu with: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@

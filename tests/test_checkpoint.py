@@ -1,0 +1,337 @@
+"""Checkpoint.py: what is on disk is whole, or is refused."""
+
+import json
+import multiprocessing
+import os
+import resource
+
+import h5py
+import numpy as np
+import pytest
+
+import Checkpoint
+from Errors import RunError, StorageError
+from Network import resnet_v1
+
+RECORD = {
+    "dataset": "shapes",
+    "data_digests": {"train": "a", "test": "b"},
+    "network": "resnet8_v1",
+    "model_configs": {"depth": 8, "precision": "auto", "seed": 0},
+    "training_configs": {"epochs": 2, "schedule": "cosine", "learning_rate": 0.1},
+    "versions": {"tensorflow": "2.21.0"},
+    "hardware": {"processor": "a", "cores": 2},
+    "precision": {"used": "float32"},
+}
+FINISHED = {**RECORD, "class_names": ["a", "b"], "weights_sha256": "c"}
+ARRAYS = {
+    "network/0": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "optimizer/0": np.array(7, np.int64),
+    "empty": np.empty((0, 3), np.uint8),
+}
+
+
+def changed(record=RECORD, **changes):
+    """A copy of a record with other values: ``training_configs__epochs=3``."""
+    record = json.loads(json.dumps(record))
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        target = record
+        for parent in parents:
+            target = target[parent]
+        target[name] = value
+    return record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with Checkpoint.Run(tmp_path / "run", RECORD) as run:
+        run.save_state(ARRAYS, {"step": 1})
+        run.save_state(ARRAYS, {"step": 2})
+    return tmp_path / "run"
+
+
+def begin(folder, record=RECORD, fresh=False):
+    with Checkpoint.Run(folder, record) as run:
+        return run.begin(fresh)
+
+
+def load(folder):
+    with Checkpoint.Run(folder, RECORD) as run:
+        return run.load_state()
+
+
+# Files
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path):
+    path = tmp_path / "file"
+    Checkpoint.write_bytes(path, b"old")
+
+    def fail():
+        with Checkpoint.writing(path) as file:
+            file.write(b"new, but")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b"old"
+    Checkpoint.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(StorageError, match=r"cannot write .*/gone/file: No such file"):
+        Checkpoint.write_bytes(tmp_path / "gone" / "file", b"")
+
+
+def test_a_full_disk_leaves_no_half_file(folder):
+    before = (folder / "state.bin").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with (
+            Checkpoint.Run(folder, RECORD) as run,
+            pytest.raises(StorageError, match=r"state.bin: File too large"),
+        ):
+            run.save_state({"big": np.zeros(1000, np.float32)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (folder / "state.bin").read_bytes() == before
+    assert not [name for name in os.listdir(folder) if name.endswith(".tmp")]
+
+
+def test_too_little_space_is_found_out(folder):
+    with Checkpoint.Run(folder, RECORD) as run:
+        run.require_space(1000)
+        with pytest.raises(StorageError, match=r"expected 3,\d+,\d+,\d+,\d+,\d+ bytes of free"):
+            run.require_space(10**15)
+
+
+# State
+
+
+def test_a_state_comes_back_to_the_bit(folder):
+    arrays, progress = load(folder)
+    assert progress == {"step": 2}
+    assert list(arrays) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_no_state_is_none(tmp_path):
+    assert load(tmp_path / "new") is None
+
+
+def test_any_changed_or_missing_byte_is_found_and_the_state_before_is_used(folder):
+    path = folder / "state.bin"
+    data = path.read_bytes()
+    damaged = [data[:size] for size in (0, 1, 40, len(data) // 2, len(data) - 1)]
+    for place in range(0, len(data), 7):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"state.bin: damaged.*from state.previous.bin"):
+            assert load(folder)[1] == {"step": 1}
+
+
+def test_two_damaged_states_are_an_error(folder):
+    for name in ("state.bin", "state.previous.bin"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(RunError, match=r"state.bin: damaged: 0 bytes.*--fresh"):
+        load(folder)
+
+
+def test_a_state_that_promises_more_than_it_has_is_damaged(folder):
+    table = [["network/0", "float32", [10**15]]]
+    for arrays in (table, [["network/0", "object", [1]]], [["network/0", "float32"]], 5):
+        header = json.dumps({"record": {}, "arrays": arrays}).encode()
+        body = Checkpoint.MAGIC + len(header).to_bytes(8, "little") + header
+        for name in ("state.bin", "state.previous.bin"):
+            (folder / name).write_bytes(body + Checkpoint.hashlib.sha256(body).digest())
+        with pytest.raises(RunError, match="damaged"):
+            load(folder)
+
+
+# Which run a folder holds
+
+
+def test_the_same_run_goes_on(folder):
+    assert begin(folder)
+    assert load(folder)[1] == {"step": 2}
+
+
+def test_every_difference_of_an_unfinished_run_is_named(folder):
+    other = changed(
+        training_configs__learning_rate=0.2, data_digests__train="z", versions__tensorflow="2.22.0"
+    )
+    with pytest.raises(RunError) as caught:
+        begin(folder, other)
+    for difference in (
+        "learning_rate: was 0.1, is 0.2",
+        "train: was a, is z",
+        "tensorflow: was 2.21.0, is 2.22.0",
+    ):
+        assert difference in str(caught.value)
+    assert load(folder)[1] == {"step": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"hardware__processor": "b"}, "processor: was a, is b"),
+        ({"hardware__cores": 4}, "cores: was 2, is 4"),
+        ({"precision__used": "bfloat16", "model_configs__precision": "bfloat16"}, "used: was"),
+    ],
+)
+def test_another_machine_is_a_warning(folder, changes, difference):
+    with pytest.warns(UserWarning, match=f"bits may differ: {difference}"):
+        assert begin(folder, changed(**changes))
+
+
+def test_more_epochs_extend_a_constant_rate_and_nothing_else(tmp_path):
+    constant = changed(training_configs__schedule="constant")
+    for name, record in (("constant", constant), ("cosine", RECORD)):
+        with Checkpoint.Run(tmp_path / name, record) as run:
+            run.save_state(ARRAYS, {"step": 2})
+    assert begin(tmp_path / "constant", changed(constant, training_configs__epochs=3))
+    with pytest.raises(RunError, match="epochs: was 2, is 1"):
+        begin(tmp_path / "constant", changed(constant, training_configs__epochs=1))
+    with pytest.raises(RunError, match="epochs: was 2, is 3"):
+        begin(tmp_path / "cosine", changed(training_configs__epochs=3))
+
+
+def test_a_finished_run_has_nothing_to_do(folder):
+    Checkpoint.write_record(folder, FINISHED)
+    assert not begin(folder)
+    (folder / "state.bin").unlink()
+    assert not begin(folder)
+
+
+def test_a_finished_run_of_another_kind_is_moved_aside_whole(folder, capsys):
+    Checkpoint.write_record(folder, FINISHED)
+    files = sorted(os.listdir(folder))
+    assert begin(folder, changed(training_configs__epochs=3))
+    assert os.listdir(folder) == []
+    assert sorted(os.listdir(folder.with_name("run-1"))) == files
+    assert "is now in" in capsys.readouterr().out
+
+
+def test_fresh_moves_any_run_aside_and_never_over_another(folder):
+    for number in (1, 2):
+        assert begin(folder, fresh=True)
+        with Checkpoint.Run(folder, RECORD) as run:
+            run.save_state(ARRAYS, {"step": number})
+    assert begin(folder, fresh=True)
+    assert load(folder) is None
+    assert [load(folder.with_name(f"run-{n}"))[1]["step"] for n in (1, 2, 3)] == [2, 1, 2]
+
+
+def test_one_process_at_a_time(folder):
+    def hold(ready, done):
+        with Checkpoint.Run(folder, RECORD):
+            ready.set()
+            done.wait(30)
+
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(ready, done))
+    holder.start()
+    assert ready.wait(30)
+    with pytest.raises(RunError, match="another process training into it"):
+        begin(folder)
+    holder.kill()
+    holder.join()
+    assert begin(folder)
+
+
+# Weights and run.json
+
+
+@pytest.fixture
+def saved(tmp_path):
+    network = resnet_v1(depth=8, width=2, seed=5)
+    mean = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    Checkpoint.save_weights(tmp_path, network, mean)
+    return tmp_path, network, mean
+
+
+def test_weights_come_back_to_the_bit(saved):
+    folder, network, mean = saved
+    other = resnet_v1(depth=8, width=2, seed=6)
+    np.testing.assert_array_equal(Checkpoint.load_weights(folder, other), mean)
+    for one, two in zip(network.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    digests = {Checkpoint.weights_digest(net, mean) for net in (network, other)}
+    assert len(digests) == 1
+    assert os.listdir(folder) == [Checkpoint.WEIGHTS_FILE]
+
+
+def test_keras_reads_the_weights_too(saved):
+    folder, network, _ = saved
+    other = resnet_v1(depth=8, width=2, seed=6)
+    other.load_weights(folder / Checkpoint.WEIGHTS_FILE)
+    np.testing.assert_array_equal(other.get_weights()[0], network.get_weights()[0])
+
+
+def test_another_architecture_is_refused_with_both(saved):
+    with pytest.raises(RunError) as caught:
+        Checkpoint.load_weights(saved[0], resnet_v1(depth=14, width=4))
+    line = str(caught.value)
+    assert "expected the weights of resnet14_v1 (15 convolutions, first width 4" in line
+    assert "found 9 convolutions, first width 2" in line
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_truncated_file_is_refused(saved, size):
+    path = saved[0] / Checkpoint.WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(RunError, match="damaged"):
+        Checkpoint.load_weights(*saved[:2])
+
+
+def test_a_file_that_points_elsewhere_is_refused(saved):
+    path = saved[0] / Checkpoint.WEIGHTS_FILE
+    name = "layers/conv2d/vars/0"
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(RunError, match="link to elsewhere"):
+        Checkpoint.load_weights(*saved[:2])
+    with h5py.File(path, "a") as file:
+        del file[name]
+        external = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset(name, (3, 3, 3, 2), "float32", external=external)
+    with pytest.raises(RunError, match="not a plain float32 array"):
+        Checkpoint.load_weights(*saved[:2])
+
+
+def test_no_weights_are_an_error_with_the_remedy(tmp_path):
+    with pytest.raises(RunError, match=r"found none; run python main.py train"):
+        Checkpoint.load_weights(tmp_path, resnet_v1(depth=8, width=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (b"[1]", "damaged: no dataset"),
+        (b"{}", "damaged: no dataset"),
+        (b"\xff\xfe", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b" " * (Checkpoint.RECORD_BYTES_MAX + 1), "expected at most 1,048,576 bytes"),
+    ],
+)
+def test_a_broken_record_is_refused(tmp_path, content, message):
+    (tmp_path / Checkpoint.RECORD_FILE).write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        Checkpoint.read_record(tmp_path)
+
+
+def test_no_record_is_an_error_with_the_remedy(tmp_path):
+    with pytest.raises(RunError, match=r"expected a finished run, found no run.json; run python"):
+        Checkpoint.read_record(tmp_path)

@@ -1,0 +1,66 @@
+"""Hardware.py: bfloat16 only where it is seen to be native."""
+
+import pytest
+
+import Hardware
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def set_up(flags, onednn=None, gpus=()):
+        import tensorflow as tf
+
+        monkeypatch.setattr(Hardware, "processor", lambda: ("a processor", frozenset(flags)))
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda c: {"compute_capability": c}
+        )
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        if onednn is not None:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+
+    return set_up
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
+def test_auto_takes_bfloat16_on_a_processor_that_has_it(machine, flag):
+    machine({flag, "avx2"})
+    assert Hardware.choose_precision("auto") == (
+        "bfloat16",
+        f"the processor has {flag}, and oneDNN is on",
+    )
+
+
+def test_auto_takes_float32_on_a_processor_that_has_not(machine):
+    machine({"avx2", "avx512f"})
+    precision, reason = Hardware.choose_precision("auto")
+    assert precision == "float32"
+    assert "none of avx512_bf16, amx_bf16" in reason
+
+
+def test_auto_takes_float32_with_onednn_off(machine):
+    machine({"avx512_bf16"}, onednn="0")
+    assert Hardware.choose_precision("auto")[0] == "float32"
+    assert "TF_ENABLE_ONEDNN_OPTS" in Hardware.choose_precision("auto")[1]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "precision"),
+    [([(8, 0)], "bfloat16"), ([(9, 0), (7, 5)], "float32"), ([(7, 0)], "float32")],
+)
+def test_auto_asks_every_gpu(machine, gpus, precision):
+    machine({"avx512_bf16"}, gpus=gpus)
+    assert Hardware.choose_precision("auto")[0] == precision
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16"])
+def test_a_precision_that_is_asked_for_is_taken(machine, asked):
+    machine(set())
+    assert Hardware.choose_precision(asked) == (asked, "as asked")
+
+
+def test_the_description_names_this_machine():
+    description = Hardware.describe()
+    assert description["cores"] >= 1
+    assert description["processor"]
+    assert set(Hardware.versions()) == {"tensorflow", "keras", "numpy"}

@@ -1,0 +1,283 @@
+"""main.py: the three verbs as a user types them, one line and one exit code for each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import Configure
+import main
+import Shapes
+
+MAIN = Path(main.__file__)
+TINY = (
+    "--preset quickstart --depth 8 --width 2 --epochs 2 --batch-size 250 --valid-size 500 "
+    "--precision float32"
+).split()
+FILES = {
+    "augmented_batch.png",
+    "classes.png",
+    "curves.png",
+    "history.csv",
+    "model.weights.h5",
+    "run.json",
+    "state.bin",
+    "state.previous.bin",
+}
+
+
+def start(*arguments, cwd="/"):
+    """Start ``python main.py`` as a process."""
+    return subprocess.Popen(
+        [sys.executable, MAIN, *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Exit code, output and errors of a process."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def digest(folder):
+    record = json.loads((folder / "run.json").read_text())
+    return record["weights_sha256"], record["history_sha256"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    code, out, err = finish(start("train", *TINY, "--save-dir", folder))
+    assert (code, err) == (0, "")
+    assert re.search(r"^epoch 2/2  learning rate \S+  train loss \S+  .* images/s$", out, re.M)
+    return folder
+
+
+@pytest.fixture
+def fails(capfd, monkeypatch):
+    """Run a verb in this process that must fail; gives the exit code and the one line."""
+
+    def run(*arguments):
+        monkeypatch.setattr("warnings.showwarning", None)  # main sets its own
+        try:
+            code = main.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        return code, lines[0].removeprefix("error: ")
+
+    return run
+
+
+# The verbs
+
+
+def test_a_run_leaves_its_record_and_its_pictures(trained):
+    assert {path.name for path in trained.iterdir()} == FILES
+    record = json.loads((trained / "run.json").read_text())
+    assert record["dataset"] == "shapes"
+    assert record["training_configs"]["epochs"] == 2
+    assert record["parameters"] == 1_674
+    assert set(record["data_digests"]) == {"train", "test"}
+    assert record["versions"].keys() == {"tensorflow", "keras", "numpy"}
+    assert record["hardware"]["processor"]
+    assert record["precision"] == {"used": "float32", "reason": "as asked"}
+    assert record["minutes"] > 0
+    assert not re.search(str(trained.parent), json.dumps(record))
+
+
+def test_test_measures_the_public_test_images(trained):
+    code, out, err = finish(start("test", "--save-dir", trained, "--dataset", "shapes"))
+    assert (code, err) == (0, "")
+    metrics = json.loads((trained / "test_metrics.json").read_text())
+    assert metrics["dataset"] == "shapes"
+    assert metrics["n"] == np.sum(metrics["confusion_matrix"]) == 2000
+    assert metrics["accuracy"] == np.trace(metrics["confusion_matrix"]) / 2000
+    assert f"top-1 accuracy  {100 * metrics['accuracy']:.2f} %" in out
+    for name in ("confusion_matrix.png", "mistakes.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path):
+    output = tmp_path / "predictions.npy"
+    code, out, err = finish(start("predict", "--save-dir", trained, "--output", output))
+    assert (code, err) == (0, "")
+    assert "predicting 1,000 images: the private test images of shapes" in out
+    probabilities = np.load(output)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (1000, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert os.listdir(tmp_path) == ["predictions.npy"]
+
+
+def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp_path, capfd):
+    x = Shapes.load()[4][:37]
+    planes = x.transpose(0, 3, 1, 2)
+    layouts = {
+        "nhwc": x,
+        "nchw": planes,
+        "planar": planes.reshape(37, -1),
+        "interleaved": x.reshape(37, -1).astype(np.float64),
+    }
+    predictions = []
+    for name, array in layouts.items():
+        np.save(tmp_path / "images.npy", array)
+        arguments = ["predict", "--save-dir", trained, "--input", tmp_path / "images.npy"]
+        assert main.main([*map(str, arguments), "--output", str(tmp_path / "out.npy")]) == 0
+        assert f"images.npy ({name}" in capfd.readouterr().out
+        predictions.append(np.load(tmp_path / "out.npy"))
+    for other in predictions[1:]:
+        np.testing.assert_array_equal(other, predictions[0])
+
+
+def test_a_folder_of_pictures_is_predicted_in_the_order_of_names(trained, tmp_path, capfd):
+    from PIL import Image
+
+    x = Shapes.load()[4][:3]
+    np.save(tmp_path / "images.npy", x)
+    (tmp_path / "pictures").mkdir()
+    for name, image in zip("bac", x, strict=True):
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{name}.png")
+    for source in ("images.npy", "pictures"):
+        arguments = ["predict", "--save-dir", trained, "--input", tmp_path / source]
+        output = tmp_path / f"{source}.out.npy"
+        assert main.main([*map(str, arguments), "--output", str(output)]) == 0
+    by_array, by_name = (
+        np.load(tmp_path / f"{source}.out.npy") for source in ("images.npy", "pictures")
+    )
+    np.testing.assert_array_equal(by_name, by_array[[1, 0, 2]])
+
+
+# Runs that go on
+
+
+def test_a_finished_run_has_nothing_to_do(trained, capfd):
+    before = digest(trained)
+    assert main.main(["train", *TINY, "--save-dir", str(trained)]) == 0
+    assert "this very run is finished; nothing to do" in capfd.readouterr().out
+    assert digest(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)]
+)
+def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(trained, tmp_path, number, code):
+    folder = tmp_path / "run"
+    arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
+    process = start(*arguments)
+    deadline = time.monotonic() + 200
+    while not (folder / "state.bin").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    ended, _, err = finish(process)
+    assert ended == code, err
+    if code == 75:
+        assert "the same command goes on from there" in err
+    assert not (folder / "run.json").exists()
+    ended, _, err = finish(start(*arguments))
+    assert (ended, err) == (0, "")
+    assert digest(folder) == digest(trained)
+
+
+def test_an_unfinished_run_of_another_kind_is_refused(trained, tmp_path, fails):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "state.bin").write_bytes((trained / "state.bin").read_bytes())
+    code, line = fails("train", *TINY, "--learning-rate", "0.5", "--save-dir", folder)
+    assert code == 5
+    assert "learning_rate: was 0.002, is 0.5" in line
+
+
+def test_determinism_can_be_verified(tmp_path, capfd):
+    arguments = ["train", *TINY, "--verify-determinism", "--save-dir", str(tmp_path / "run")]
+    assert main.main(arguments) == 0
+    assert re.search(r"^25 steps, twice: equal weights [0-9a-f]{64}$", capfd.readouterr().out, re.M)
+    assert not (tmp_path / "run").exists()
+
+
+# Mistakes
+
+
+def test_help_imports_neither_tensorflow_nor_numpy():
+    script = (
+        "import sys; sys.argv = ['main.py', 'train', '--help']\n"
+        "import atexit; atexit.register(lambda: print(*sorted(sys.modules)))\n"
+        f"sys.path.insert(0, {str(MAIN.parent)!r}); import main; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert done.returncode == 0
+    assert not {"tensorflow", "keras", "numpy", "matplotlib"} & set(modules)
+    for name, key in {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}.items():
+        flag = "--" + name.replace("_", "-")
+        default = str(key.default).lower() if isinstance(key.default, bool) else key.default
+        assert re.search(rf"{flag} (?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("train --frob 1", 2, "unrecognized arguments: --frob 1"),
+        ("train --epochs many", 2, "argument --epochs: invalid int value: 'many'"),
+        ("train --epochs 0", 2, "epochs: expected 1..100000, found 0"),
+        ("train --flip maybe", 2, "argument --flip: expected true or false, found 'maybe'"),
+        ("train --depth 21", 2, "depth: expected 6n + 2"),
+        ("train --preset best", 2, "argument --preset: invalid choice: 'best'"),
+        ("train --preset quickstart --batch-size 9001", 2, "batch_size: expected at most 9000"),
+        ("train --preset quickstart --valid-size 10000", 2, "valid_size: expected 0..9999"),
+        ("train --preset quickstart --save-dir /dev/null/run", 6, "cannot write /dev/null/run"),
+        ("train --mirror ftp://mirror/ --data-dir {tmp}", 2, "mirror: expected an http://"),
+        ("test --save-dir {tmp}", 5, "{tmp}: expected a finished run, found no run.json"),
+        ("test --save-dir {run} --dataset cifar10", 5, "{run}: expected a model trained on"),
+        ("predict --save-dir {tmp}", 5, "{tmp}: expected a finished run, found no run.json"),
+        ("predict --save-dir {run} --input {tmp}/x.npy", 3, "{tmp}/x.npy: expected a .npy file"),
+        ("predict --save-dir {run} --input {tmp}/unit.npy", 3, "{tmp}/unit.npy: expected pixels"),
+        ("predict --save-dir {run} --layout rows --input {tmp}/unit.npy", 2, "layout: expected"),
+        ("predict --save-dir {run} --output {tmp}/no/out.npy", 6, "cannot write {tmp}/no/out.npy"),
+        ("", 2, "the following arguments are required: verb"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_own_code(
+    trained, tmp_path, fails, arguments, code, message
+):
+    np.save(tmp_path / "unit.npy", np.random.default_rng(0).random((2, 32, 32, 3)))
+    places = {"tmp": tmp_path, "run": trained}
+    found, line = fails(*arguments.format(**places).split())
+    assert (found, line[: len(message.format(**places))]) == (code, message.format(**places))
+    assert os.listdir(tmp_path) == ["unit.npy"]
+
+
+def test_weights_that_are_not_the_runs_are_refused(trained, tmp_path, fails):
+    import h5py
+
+    for name in ("run.json", "model.weights.h5"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    with h5py.File(tmp_path / "model.weights.h5", "a") as file:
+        file["layers/dense/vars/1"][0] += 1
+    assert fails("test", "--save-dir", tmp_path) == (
+        5,
+        f"{tmp_path}: the weights are not those that run.json describes",
+    )
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    code, _, err = finish(start("test", "--save-dir", tmp_path, "--debug"))
+    assert code == 1
+    assert "Traceback" in err
+    assert "no run.json" in err

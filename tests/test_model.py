@@ -1,0 +1,134 @@
+"""Model.py: train, evaluate, predict_prob."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import Model as model_module
+import tiny
+from ImageUtils import normalize
+from Model import Model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = Model(tiny.model_configs(dropout_stack2=0.0, dropout_stack3=0.0))
+    x, y = tiny.images(400)
+    history = model.train(
+        x[:360], y[:360], tiny.training_configs(epochs=6, mixup_alpha=0.0), x[360:], y[360:]
+    ).history
+    return model, history, x, y
+
+
+def test_training_learns(trained):
+    model, history, x, y = trained
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    assert model.evaluate(x[360:], y[360:])["accuracy"] == history[-1]["valid_accuracy"] > 0.25
+
+
+def test_probabilities_are_float32_rows_that_add_up_to_1(trained):
+    model, _, x, _ = trained
+    probabilities = model.predict_prob(x)
+    assert probabilities.dtype == np.float32
+    assert probabilities.shape == (400, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_rows_keep_their_order_with_a_ragged_last_batch(trained, monkeypatch):
+    model, _, x, _ = trained
+    whole = model.predict_prob(x[:30])
+    monkeypatch.setattr(model_module, "INFERENCE_BATCH", 7)
+    np.testing.assert_allclose(model.predict_prob(x[:30]), whole, atol=1e-6)
+    np.testing.assert_allclose(model.predict_prob(x[:30][::-1])[::-1], whole, atol=1e-6)
+
+
+def test_predictions_are_those_of_the_network_on_normalized_images(trained):
+    model, _, x, _ = trained
+    logits = model.network(normalize(tf.constant(x[:20]), model.mean), training=False)
+    np.testing.assert_allclose(model.predict_prob(x[:20]), tf.nn.softmax(logits), atol=1e-5)
+
+
+def test_no_images_give_no_rows(trained):
+    assert trained[0].predict_prob(np.empty((0, 32, 32, 3), np.uint8)).shape == (0, 10)
+
+
+def test_evaluate_is_the_mean_log_likelihood_and_top_1(trained):
+    model, _, x, y = trained
+    probabilities = model.predict_prob(x)
+    metrics = model.evaluate(x, y)
+    expected = -np.log(probabilities[np.arange(len(y)), y].astype(np.float64)).mean()
+    assert metrics["loss"] == pytest.approx(expected)
+    assert metrics["accuracy"] == np.mean(probabilities.argmax(axis=1) == y)
+
+
+def test_test_time_flip_averages_an_image_and_its_mirror_image(trained):
+    model, _, x, _ = trained
+    flipping = Model({**model.configs, "test_time_flip": True})
+    flipping.network.set_weights(model.network.get_weights())
+    flipping.mean = (model.mean + model.mean[:, ::-1]) / 2
+    model_mean, model.mean = model.mean, flipping.mean
+    expected = (model.predict_prob(x[:9]) + model.predict_prob(x[:9, :, ::-1])) / 2
+    model.mean = model_mean
+    np.testing.assert_allclose(flipping.predict_prob(x[:9]), expected, atol=1e-6)
+
+
+def test_mixup_leaves_no_training_accuracy():
+    model = Model(tiny.model_configs())
+    history = model.train(*tiny.images(), tiny.training_configs(epochs=1)).history
+    assert history[0]["train_accuracy"] is None
+    assert history[0]["valid_loss"] is None
+
+
+def test_the_average_of_the_weights_is_what_is_tested():
+    configs = tiny.training_configs(epochs=1, ema_decay=0.99)
+    averaged, plain = Model(tiny.model_configs()), Model(tiny.model_configs())
+    start = plain.network.get_weights()[0]
+    averaged.train(*tiny.images(), configs)
+    plain.train(*tiny.images(), {**configs, "ema_decay": 0.0})
+    moved = np.abs(plain.network.get_weights()[0] - start).max()
+    assert 0 < np.abs(averaged.network.get_weights()[0] - start).max() < 0.1 * moved
+
+
+def test_the_preview_is_what_the_first_step_trains_on():
+    model, configs = Model(tiny.model_configs()), tiny.training_configs(batch_size=8)
+    x, y = tiny.images()
+    images, labels = model.preview_batch(x, y, configs, count=8)
+    assert images.shape == (8, 32, 32, 3)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    part, _ = model.preview_batch(x, y, configs, count=3)
+    np.testing.assert_array_equal(part, images[:3])
+
+
+@pytest.mark.parametrize(
+    ("x", "found"),
+    [
+        (np.zeros((2, 32, 32, 3), np.float32), "found float32"),
+        (np.zeros((2, 3072), np.uint8), "found uint8 (2, 3072)"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "found uint8 (2, 3, 32, 32)"),
+    ],
+)
+def test_images_of_another_kind_are_refused_with_the_remedy(x, found):
+    with pytest.raises(ValueError) as caught:
+        Model(tiny.model_configs()).predict_prob(x)
+    assert str(caught.value).startswith("images: expected uint8 (2, 32, 32, 3), 0..255, " + found)
+    assert "np.round(x * 255).astype(np.uint8)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(43, np.int32), r"labels: expected integers \(44,\), found int32 \(43,\)"),
+        (np.zeros(44, np.float32), r"labels: expected integers \(44,\), found float32"),
+        (np.full(44, 10), r"labels: expected 0..9, found 10..10"),
+        (np.full(44, -1), r"labels: expected 0..9, found -1..-1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        Model(tiny.model_configs()).train(tiny.images()[0], y, tiny.training_configs())
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="batch_size: expected at most 44, .*, found 64"):
+        Model(tiny.model_configs()).train(*tiny.images(), tiny.training_configs(batch_size=64))
