@@ -78,7 +78,7 @@ def dropout_stream(seed: tf.Tensor, first: tf.Tensor | int = 0):
     """Within this context, ``Dropout`` draws from a stream instead of from Keras's own state.
 
     Args:
-        seed: integer ``[2]``, the seed of this step.
+        seed: int64 ``[2]``, the seed of this step.
         first: integer scalar, the place of the batch's first image in the global batch.
     """
     token = _dropout_stream.set((seed, first))
@@ -106,7 +106,7 @@ class Dropout(keras.layers.Dropout):
         key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(
             seed=seed + tf.constant([0, self.seed << 32], tf.int64)
         )
-        # A tick of Philox's counter makes four numbers; channels come in multiples of four.
+        # A tick of Philox's counter makes four numbers; an image has a multiple of four here.
         ticks = tf.cast(first, tf.uint64) * tf.constant(per_image // 4, tf.uint64)
         uniform = tf.raw_ops.StatelessRandomUniformV2(
             shape=tf.shape(inputs),

@@ -51,7 +51,7 @@ class Training:
         validate: gives the validation loss and accuracy, or None for each.
         run: a ``Checkpoint.Run`` to save to and go on from, or None.
         save_seconds: between saves within an epoch; there is one at the end of each anyway.
-        stop: asked at each step; True saves and ends the training.
+        stop: asked once a step; True saves and ends the training.
         on_epoch: called with each row of the history and the number of epochs.
     """
 
@@ -129,8 +129,10 @@ class Training:
                     tf.constant(rate, tf.float32),
                 )
             )
-            stop = self._stop()
-            if stop or len(pending) == STEPS_BETWEEN_READINGS or index == self._steps - 1:
+            # After its last step an epoch still lacks its row: ``run`` saves it with that.
+            last = index == self._steps - 1
+            stop = not last and self._stop()
+            if last or stop or len(pending) == STEPS_BETWEEN_READINGS:
                 self._read(pending, progress)
                 bar.set_postfix(
                     {
@@ -142,8 +144,7 @@ class Training:
                 )
                 bar.update(len(pending))
                 pending = []
-                # After its last step an epoch still lacks its row: ``run`` saves it with that.
-                if index < self._steps - 1:
+                if not last:
                     self._save_if_due(progress, stop)
 
     def _read(self, pending: list, progress: Progress) -> None:

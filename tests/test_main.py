@@ -17,10 +17,10 @@ import main
 import Shapes
 
 MAIN = Path(main.__file__)
-TINY = (
-    "--preset quickstart --depth 8 --width 2 --epochs 2 --batch-size 250 --valid-size 500 "
-    "--precision float32"
-).split()
+TINY = [
+    *("--preset", "quickstart", "--depth", "8", "--width", "2", "--epochs", "2"),
+    *("--batch-size", "250", "--valid-size", "500", "--precision", "float32"),
+]
 FILES = {
     "augmented_batch.png",
     "classes.png",

@@ -1,0 +1,276 @@
+"""Layers.py: three layers that do what their Keras namesakes do, faster or more exactly."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from Layers import BatchNormalization, Conv2D, Dropout, dropout_stream
+
+CHANNELS = 3
+FEW = (2, 2, 2, CHANNELS)  # eight numbers a channel: a variance over 7 is far from one over 8
+
+
+def random(shape, seed=0, mean=0.0):
+    return tf.constant(np.random.default_rng(seed).normal(mean, 1, shape), tf.float32)
+
+
+def assert_close(found, expected, bound):
+    np.testing.assert_allclose(
+        tf.cast(found, tf.float32), tf.cast(expected, tf.float32), rtol=bound, atol=bound
+    )
+
+
+# BatchNormalization
+
+
+def norms(dtype="float32"):
+    """Ours and Keras's, momentum low enough to see the statistics move, no weight neutral."""
+    generator = np.random.default_rng(7)
+    weights = [
+        generator.uniform(0.5, 2, CHANNELS),  # gamma
+        generator.normal(0, 1, CHANNELS),  # beta
+        generator.normal(0, 1, CHANNELS),  # moving mean
+        generator.uniform(0.5, 2, CHANNELS),  # moving variance
+    ]
+    pair = [
+        kind(momentum=0.9, epsilon=1e-3, dtype=dtype)
+        for kind in (BatchNormalization, keras.layers.BatchNormalization)
+    ]
+    for layer in pair:
+        layer.build(FEW)
+        layer.set_weights(weights)
+    return pair
+
+
+def test_batch_norm_has_the_variables_of_keras():
+    ours, stock = norms()
+    assert [(v.name, v.shape) for v in ours.weights] == [(v.name, v.shape) for v in stock.weights]
+    assert len(ours.trainable_variables) == 2
+
+
+def test_batch_norm_trains_to_the_output_of_keras():
+    ours, stock = norms()
+    x = random(FEW, mean=2)
+    assert_close(ours(x, training=True), stock(x, training=True), 1e-5)
+
+
+def test_batch_norm_has_the_gradients_of_keras():
+    x, upstream = random(FEW, 1, mean=2), random(FEW, 2)
+    gradients = []
+    for layer in norms():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) * upstream)
+        gradients.append(tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]))
+    for found, expected in zip(*gradients, strict=True):
+        assert np.abs(expected).max() > 0.1
+        assert_close(found, expected, 1e-5)
+
+
+def test_batch_norm_moves_the_statistics_as_keras_does():
+    ours, stock = norms()
+    before = stock.get_weights()[2:]
+    for batch in range(6):
+        x = random(FEW, batch, mean=batch)
+        ours(x, training=True)
+        stock(x, training=True)
+    for found, expected, old in zip(
+        ours.get_weights()[2:], stock.get_weights()[2:], before, strict=True
+    ):
+        assert (np.abs(expected - old) > 0.01).all()
+        assert_close(found, expected, 1e-5)
+
+
+def test_batch_norm_infers_from_the_moving_statistics_and_leaves_them():
+    ours, stock = norms()
+    weights = ours.get_weights()
+    x = random(FEW, mean=2)
+    assert_close(ours(x, training=False), stock(x, training=False), 1e-5)
+    assert_close(ours(x), stock(x), 1e-5)
+    for found, expected in zip(ours.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_bfloat16_keeps_float32_statistics(training):
+    ours, stock = norms("mixed_bfloat16")
+    for batch in range(3):
+        x = tf.cast(random(FEW, batch, mean=2), tf.bfloat16)
+        found, expected = ours(x, training=training), stock(x, training=training)
+        assert found.dtype == expected.dtype == tf.bfloat16
+        assert_close(found, expected, 2**-7)
+    assert {v.dtype for v in ours.weights} == {"float32"}
+    for found, expected in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        assert_close(found, expected, 1e-5)
+
+
+def test_batch_norm_is_the_same_in_a_graph():
+    ours, _ = norms()
+    x = random(FEW)
+    eager = ours(x, training=True)
+    assert_close(tf.function(lambda x: ours(x, training=True))(x), eager, 1e-6)
+
+
+# Conv2D
+
+
+def convolutions(**kwargs):
+    """Ours and Keras's with the same kernel and a bias that is not zero."""
+    arguments = {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}
+    ours, stock = Conv2D(**arguments, **kwargs), keras.layers.Conv2D(**arguments)
+    for layer in (ours, stock):
+        layer.build((None, 6, 6, CHANNELS))
+    stock.set_weights([stock.kernel.numpy(), np.array([0.1, -0.2, 0.3, -0.4])])
+    ours.set_weights(stock.get_weights())
+    return ours, stock
+
+
+def output_and_gradients(layer):
+    x = random((2, 6, 6, CHANNELS))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+        loss = tf.reduce_sum(y * random(y.shape, 1))
+    return y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])
+
+
+@pytest.mark.parametrize("bias_gradient", [False, True])
+def test_convolution_gives_the_output_and_gradients_of_keras(bias_gradient):
+    ours, stock = convolutions(bias_gradient=bias_gradient)
+    *found, found_bias = output_and_gradients(ours)
+    *expected, expected_bias = output_and_gradients(stock)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, 1e-5)
+    if bias_gradient:
+        assert_close(found_bias, expected_bias, 1e-5)
+    else:
+        assert found_bias is None
+
+
+def test_convolution_computes_the_gradient_of_its_bias_unless_told():
+    ours, _ = convolutions()
+    assert output_and_gradients(ours)[-1] is not None
+
+
+def test_convolution_keeps_the_bias_among_its_weights():
+    ours, stock = convolutions(bias_gradient=False)
+    assert [v.name for v in ours.trainable_variables] == ["kernel", "bias"]
+    assert [v.shape for v in ours.weights] == [v.shape for v in stock.weights]
+
+
+# Dropout
+
+SEED = tf.constant([11, 12], tf.int64)
+
+
+def mask(layer, shape, seed=SEED, first=0):
+    """What ``layer`` makes of ones: 0 where it drops."""
+    with dropout_stream(seed, first):
+        return layer(tf.ones(shape), training=True).numpy()
+
+
+def test_dropout_outside_a_stream_is_that_of_keras():
+    x = random((4, 4, 4, 4))
+    ours, stock = Dropout(0.4, seed=5), keras.layers.Dropout(0.4, seed=5)
+    for _ in range(2):
+        found, expected = ours(x, training=True).numpy(), stock(x, training=True).numpy()
+        assert (expected == 0).any()
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stream_ends_with_its_context_even_after_an_error():
+    layer, x = Dropout(0.5, seed=5), tf.ones((4, 4, 4, 4))
+    with pytest.raises(RuntimeError), dropout_stream(SEED):
+        raise RuntimeError
+    first, second = (layer(x, training=True).numpy() for _ in range(2))
+    assert (first != second).any()  # Keras's own state moves on
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+def test_dropout_drops_its_share_and_scales_the_rest(rate):
+    kept = mask(Dropout(rate, seed=1), (16, 16, 16, 4))
+    dropped = kept == 0
+    deviation = np.sqrt(rate * (1 - rate) / kept.size)
+    assert abs(dropped.mean() - rate) < 4 * deviation
+    np.testing.assert_allclose(kept[~dropped], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_dropout_passes_the_gradient_of_what_it_keeps():
+    layer, x = Dropout(0.5, seed=1), tf.ones((2, 4, 4, 4))
+    with tf.GradientTape() as tape, dropout_stream(SEED):
+        tape.watch(x)
+        y = layer(x, training=True)
+    np.testing.assert_array_equal(tape.gradient(y, x), y)
+
+
+def test_dropout_repeats_for_a_seed_and_differs_between_seeds_layers_and_images():
+    shape = (8, 4, 4, 4)
+    one, other = Dropout(0.5, seed=1), Dropout(0.5, seed=2)
+    first = mask(one, shape)
+    np.testing.assert_array_equal(first, mask(one, shape))
+    np.testing.assert_array_equal(first, mask(Dropout(0.5, seed=1), shape))
+    # Half of the places of two independent masks agree.
+    for different in (
+        mask(one, shape, tf.constant([11, 13], tf.int64)),
+        mask(one, shape, tf.constant([10, 12], tf.int64)),
+        mask(other, shape),
+        mask(one, shape, first=1),
+    ):
+        assert 0.35 < (first == different).mean() < 0.65
+    assert len(np.unique(first.reshape(8, -1), axis=0)) == 8
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 4), (2, 2, 1), (2, 6, 3), (1, 1, 4)])
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_parts_of_a_batch_drop_what_the_whole_batch_would(image_shape, replicas):
+    layer = Dropout(0.3, seed=2)
+    whole = mask(layer, (8, *image_shape))
+    size = 8 // replicas
+    parts = [mask(layer, (size, *image_shape), first=replica * size) for replica in range(replicas)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 63), st.integers(1, 64), st.integers(0, 2**31 - 1))
+def test_any_part_of_a_batch_drops_what_the_whole_batch_would(first, count, seed):
+    layer, seed = Dropout(0.5, seed=1), tf.constant([seed, 7 << 32], tf.int64)
+    whole = mask(layer, (64, 2, 2, 2), seed)
+    part = mask(layer, (min(count, 64 - first), 2, 2, 2), seed, first)
+    np.testing.assert_array_equal(part, whole[first : first + count])
+
+
+def test_the_place_may_be_a_tensor_of_a_graph():
+    layer = Dropout(0.5, seed=1)
+
+    @tf.function
+    def part(first):
+        with dropout_stream(SEED, first):
+            return layer(tf.ones((3, 4, 4, 4)), training=True)
+
+    whole = mask(layer, (8, 4, 4, 4))
+    np.testing.assert_array_equal(part(tf.constant(0)), whole[:3])
+    np.testing.assert_array_equal(part(tf.constant(5)), whole[5:])
+
+
+def test_bfloat16_drops_what_float32_does():
+    single, half = Dropout(0.25, seed=1), Dropout(0.25, seed=1, dtype="mixed_bfloat16")
+    with dropout_stream(SEED):
+        y = half(tf.ones((4, 4, 4, 4)), training=True)
+    assert y.dtype == tf.bfloat16
+    assert_close(y, mask(single, (4, 4, 4, 4)), 2**-8)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"training": False}])
+def test_dropout_lets_inference_through(arguments):
+    x = random((2, 4, 4, 4))
+    with dropout_stream(SEED):
+        np.testing.assert_array_equal(Dropout(0.5, seed=1)(x, **arguments), x)
+
+
+def test_dropout_of_nothing_lets_training_through():
+    x = random((2, 4, 4, 4))
+    with dropout_stream(SEED):
+        np.testing.assert_array_equal(Dropout(0.0, seed=1)(x, training=True), x)
