@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test crash-test fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) code/main.py train --preset quickstart
@@ -16,6 +16,12 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check code tests
 	$(VENV)/bin/ruff format --check code tests
 	$(RUN) -m pytest
+
+crash-test: $(VENV)/.installed-dev
+	$(RUN) tests/crash.py --kills 50
+
+fuzz: $(VENV)/.installed-dev
+	$(RUN) tests/fuzz.py --cases 2000
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -43,7 +44,18 @@ RECORD_IDENTITY = (
 RECORD_MACHINE = ("hardware", "precision")
 """What may change the last bits of a result; a difference is warned of."""
 
-RECORD_KEYS = (*RECORD_IDENTITY, "class_names", "weights_sha256")
+RECORD_TYPES = {
+    "dataset": str,
+    "class_names": list,
+    "data_digests": dict,
+    "network": str,
+    "model_configs": dict,
+    "training_configs": dict,
+    "versions": dict,
+    "weights_sha256": str,
+    "weights_file_sha256": str,
+}
+"""What run.json must have to be read."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -127,6 +139,9 @@ class Run:
                 f"{self.folder}: expected a free run folder, found another process training into "
                 "it; wait for it, or name another folder with --save-dir"
             ) from error
+        with storing(self.folder):
+            for left_by_a_kill in self.folder.glob(".*.tmp*"):
+                left_by_a_kill.unlink()
         return self
 
     def __exit__(self, *_):
@@ -333,13 +348,16 @@ def weights_digest(network, mean: np.ndarray) -> str:
     return sha256.hexdigest()
 
 
-def save_weights(folder: Path, network, mean: np.ndarray) -> None:
+def save_weights(folder: Path, network, mean: np.ndarray) -> str:
     """Save the network's weights as Keras does, and the mean image beside them in the same file.
 
     Args:
         folder: the run's folder.
         network: ``keras.Model``.
         mean: float32 ``[H, W, C]``.
+
+    Returns:
+        The SHA-256 of the file, 64 hex digits.
 
     Raises:
         StorageError: the file cannot be written; the one before it is intact.
@@ -349,22 +367,25 @@ def save_weights(folder: Path, network, mean: np.ndarray) -> None:
     path = folder / WEIGHTS_FILE
     with writing(path) as file:
         # Keras wants a name that ends in .weights.h5.
-        temporary = Path(file.name).with_suffix(".weights.h5")
+        temporary = Path(f"{file.name}.weights.h5")
         try:
             network.save_weights(temporary)
             with h5py.File(temporary, "a") as weights:
                 weights.create_dataset("pixel_mean", data=mean)
-            file.write(temporary.read_bytes())
+            data = temporary.read_bytes()
         finally:
             temporary.unlink(missing_ok=True)
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
-def load_weights(folder: Path, network) -> np.ndarray:
+def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
     """Load what ``save_weights`` wrote into ``network``; nothing is read before all fits.
 
     Args:
         folder: the run's folder.
         network: ``keras.Model`` of the architecture that was saved.
+        sha256: expected of the file: HDF5's reader is not made for damaged files.
 
     Returns:
         The mean image, float32 ``[H, W, C]``.
@@ -382,9 +403,12 @@ def load_weights(folder: Path, network) -> np.ndarray:
         raise RunError(
             f"{path}: expected at most {limit:,} bytes for {network.name}, found {size:,}"
         )
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise RunError(f"{path}: damaged, or not the weights that {RECORD_FILE} describes")
     expected = {"pixel_mean": network.input_shape[1:], **_weight_shapes(network)}
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(io.BytesIO(data), "r") as file:
             found = _stored_shapes(file)
             if found != expected:
                 raise RunError(_describe_mismatch(path, network, expected, found))
@@ -472,7 +496,9 @@ def read_record(folder: Path) -> dict:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
-    missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise RunError(f"{path}: damaged: no {missing[0]}")
+    if not isinstance(record, dict):
+        raise RunError(f"{path}: damaged: no record")
+    for key, kind in RECORD_TYPES.items():
+        if not isinstance(record.get(key), kind):
+            raise RunError(f"{path}: damaged: no {key}")
     return record

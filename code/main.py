@@ -233,7 +233,7 @@ def _save_run(folder, model, record, progress):
     record["last_epoch"] = history[-1]
     record["history_sha256"] = Report.history_digest(history)
     record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
-    Checkpoint.save_weights(folder, model.network, model.mean)
+    record["weights_file_sha256"] = Checkpoint.save_weights(folder, model.network, model.mean)
     Checkpoint.write_bytes(folder / "history.csv", Report.history_csv(history).encode())
     title = f"{record['dataset']}: {record['network']}, {len(history)} epochs"
     Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
@@ -322,23 +322,29 @@ def _load_model(folder: Path, args):
     import Checkpoint
 
     record = Checkpoint.read_record(folder)
-    configs = {**record["model_configs"], **_overrides(args)}
-    configs = {
-        name: Configure.check(name, key, configs.get(name))
-        for name, key in Configure.MODEL_KEYS.items()
-    }
+    configs = _model_configs(folder, record, args)
     _import_tensorflow()
     from Model import Model
 
     model = Model(configs, num_classes=len(record["class_names"]))
-    model.mean = Checkpoint.load_weights(folder, model.network)
-    if Checkpoint.weights_digest(model.network, model.mean) != record["weights_sha256"]:
-        raise RunError(f"{folder}: the weights are not those that run.json describes")
+    model.mean = Checkpoint.load_weights(folder, model.network, record["weights_file_sha256"])
     print(
         f"{folder}: {record['network']} trained on {record['dataset']}, "
         f"{model.precision} ({model.precision_reason})"
     )
     return model, record
+
+
+def _model_configs(folder, record, args) -> dict:
+    """The model's configuration as the run recorded it, and as flags override it."""
+    configs = {**record["model_configs"], **_overrides(args)}
+    try:
+        return {
+            name: Configure.check(name, key, configs.get(name))
+            for name, key in Configure.MODEL_KEYS.items()
+        }
+    except ValueError as error:
+        raise RunError(f"{folder}: run.json is damaged: {error}") from error
 
 
 def _import_tensorflow() -> None:

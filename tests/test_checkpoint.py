@@ -23,7 +23,12 @@ RECORD = {
     "hardware": {"processor": "a", "cores": 2},
     "precision": {"used": "float32"},
 }
-FINISHED = {**RECORD, "class_names": ["a", "b"], "weights_sha256": "c"}
+FINISHED = {
+    **RECORD,
+    "class_names": ["a", "b"],
+    "weights_sha256": "c",
+    "weights_file_sha256": "d",
+}
 ARRAYS = {
     "network/0": np.arange(6, dtype=np.float32).reshape(2, 3),
     "optimizer/0": np.array(7, np.int64),
@@ -256,14 +261,19 @@ def test_one_process_at_a_time(folder):
 def saved(tmp_path):
     network = resnet_v1(depth=8, width=2, seed=5)
     mean = np.random.default_rng(0).random((32, 32, 3), np.float32)
-    Checkpoint.save_weights(tmp_path, network, mean)
-    return tmp_path, network, mean
+    return tmp_path, network, mean, Checkpoint.save_weights(tmp_path, network, mean)
+
+
+def load_as_it_is(folder, network):
+    """Load the weights with the checksum that the file has now."""
+    data = (folder / Checkpoint.WEIGHTS_FILE).read_bytes()
+    return Checkpoint.load_weights(folder, network, Checkpoint.hashlib.sha256(data).hexdigest())
 
 
 def test_weights_come_back_to_the_bit(saved):
-    folder, network, mean = saved
+    folder, network, mean, sha256 = saved
     other = resnet_v1(depth=8, width=2, seed=6)
-    np.testing.assert_array_equal(Checkpoint.load_weights(folder, other), mean)
+    np.testing.assert_array_equal(Checkpoint.load_weights(folder, other, sha256), mean)
     for one, two in zip(network.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     digests = {Checkpoint.weights_digest(net, mean) for net in (network, other)}
@@ -272,7 +282,7 @@ def test_weights_come_back_to_the_bit(saved):
 
 
 def test_keras_reads_the_weights_too(saved):
-    folder, network, _ = saved
+    folder, network, _, _ = saved
     other = resnet_v1(depth=8, width=2, seed=6)
     other.load_weights(folder / Checkpoint.WEIGHTS_FILE)
     np.testing.assert_array_equal(other.get_weights()[0], network.get_weights()[0])
@@ -280,18 +290,34 @@ def test_keras_reads_the_weights_too(saved):
 
 def test_another_architecture_is_refused_with_both(saved):
     with pytest.raises(RunError) as caught:
-        Checkpoint.load_weights(saved[0], resnet_v1(depth=14, width=4))
+        load_as_it_is(saved[0], resnet_v1(depth=14, width=4))
     line = str(caught.value)
     assert "expected the weights of resnet14_v1 (15 convolutions, first width 4" in line
     assert "found 9 convolutions, first width 2" in line
 
 
-@pytest.mark.parametrize("size", [0, 100, 5000])
-def test_a_truncated_file_is_refused(saved, size):
-    path = saved[0] / Checkpoint.WEIGHTS_FILE
-    path.write_bytes(path.read_bytes()[:size])
+def test_any_changed_or_missing_byte_is_found_before_the_file_is_parsed(saved):
+    folder, network, _, sha256 = saved
+    path = folder / Checkpoint.WEIGHTS_FILE
+    data = path.read_bytes()
+    for place in range(0, len(data), 997):
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        for content in (data[:place], flipped):
+            path.write_bytes(content)
+            with pytest.raises(RunError, match="not the weights that run"):
+                Checkpoint.load_weights(folder, network, sha256)
+
+
+def test_a_file_that_is_no_hdf5_is_refused(saved):
+    (saved[0] / Checkpoint.WEIGHTS_FILE).write_bytes(b"weights")
     with pytest.raises(RunError, match="damaged"):
-        Checkpoint.load_weights(*saved[:2])
+        load_as_it_is(*saved[:2])
+
+
+def test_a_file_far_too_large_is_refused_unread(saved):
+    os.truncate(saved[0] / Checkpoint.WEIGHTS_FILE, 1 << 40)
+    with pytest.raises(RunError, match=r"expected at most 4,\d+,\d+ bytes for resnet8_v1, found"):
+        Checkpoint.load_weights(saved[0], saved[1], saved[3])
 
 
 def test_a_file_that_points_elsewhere_is_refused(saved):
@@ -301,25 +327,28 @@ def test_a_file_that_points_elsewhere_is_refused(saved):
         del file[name]
         file[name] = h5py.ExternalLink("/etc/passwd", "/")
     with pytest.raises(RunError, match="link to elsewhere"):
-        Checkpoint.load_weights(*saved[:2])
-    with h5py.File(path, "a") as file:
-        del file[name]
-        external = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
-        file.create_dataset(name, (3, 3, 3, 2), "float32", external=external)
-    with pytest.raises(RunError, match="not a plain float32 array"):
-        Checkpoint.load_weights(*saved[:2])
+        load_as_it_is(*saved[:2])
+    for options in (
+        {"external": [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]},
+        {"chunks": (3, 3, 3, 2), "compression": "gzip"},
+    ):
+        with h5py.File(path, "a") as file:
+            del file[name]
+            file.create_dataset(name, (3, 3, 3, 2), "float32", **options)
+        with pytest.raises(RunError, match="not a plain float32 array"):
+            load_as_it_is(*saved[:2])
 
 
 def test_no_weights_are_an_error_with_the_remedy(tmp_path):
     with pytest.raises(RunError, match=r"found none; run python main.py train"):
-        Checkpoint.load_weights(tmp_path, resnet_v1(depth=8, width=2))
+        Checkpoint.load_weights(tmp_path, resnet_v1(depth=8, width=2), "")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "damaged"),
-        (b"[1]", "damaged: no dataset"),
+        (b"[1]", "damaged: no record"),
         (b"{}", "damaged: no dataset"),
         (b"\xff\xfe", "damaged"),
         (b"[" * 100_000, "damaged"),

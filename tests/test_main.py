@@ -263,17 +263,21 @@ def test_a_mistake_is_one_line_with_its_own_code(
     assert os.listdir(tmp_path) == ["unit.npy"]
 
 
-def test_weights_that_are_not_the_runs_are_refused(trained, tmp_path, fails):
-    import h5py
-
-    for name in ("run.json", "model.weights.h5"):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    with h5py.File(tmp_path / "model.weights.h5", "a") as file:
-        file["layers/dense/vars/1"][0] += 1
-    assert fails("test", "--save-dir", tmp_path) == (
-        5,
-        f"{tmp_path}: the weights are not those that run.json describes",
-    )
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("model.weights.h5", b"layers", b"layera", "model.weights.h5: damaged, or not the weights"),
+        ("run.json", b'"depth": 8', b'"depth": "8"', " run.json is damaged: depth: expected int"),
+        ("run.json", b'"dataset": "shapes"', b'"dataset": 1', "run.json: damaged: no dataset"),
+    ],
+)
+def test_a_damaged_run_is_refused(trained, tmp_path, fails, name, old, new, message):
+    for file in ("run.json", "model.weights.h5"):
+        content = (trained / file).read_bytes()
+        (tmp_path / file).write_bytes(content.replace(old, new) if file == name else content)
+    code, line = fails("test", "--save-dir", tmp_path)
+    assert code == 5
+    assert message in line
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 
 import Checkpoint
-import tiny
 from Errors import DivergedError, InterruptedRunError, StorageError
 from Model import Model
 from Report import HISTORY_COLUMNS, history_digest

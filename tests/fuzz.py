@@ -1,0 +1,200 @@
+"""Damaged files for every reader: each is read right, or refused in one line, in bounded memory.
+
+``python tests/fuzz.py --cases 2000`` runs that many cases of each reader and reports the counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import pickle
+import sys
+import tarfile
+import tempfile
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+
+import Checkpoint
+import CifarFiles
+import DataLoader
+import Report
+from Errors import UserError
+
+MEMORY_BYTES_MAX = 64 << 20
+ROWS = 4
+
+
+def mutate(data: bytes, generator: np.random.Generator) -> bytes:
+    """Damage a file in one of the ways that disks, networks and attackers do."""
+    kind = generator.integers(6)
+    place = int(generator.integers(len(data)))
+    if kind == 0:
+        return data[:place]
+    if kind == 1:
+        changed = bytearray(data)
+        for at in generator.integers(len(data), size=generator.integers(1, 9)):
+            changed[at] ^= 1 << generator.integers(8)
+        return bytes(changed)
+    length = int(generator.integers(1, 64))
+    if kind == 2:
+        return data[:place] + generator.bytes(length) + data[place:]
+    if kind == 3:
+        return data[:place] + data[place + length :]
+    if kind == 4:
+        return data[:place] + b"\xff" * length + data[place + length :]
+    # The head of a file holds its lengths and types.
+    head = bytearray(data)
+    head[int(generator.integers(min(len(data), 200)))] = int(generator.integers(256))
+    return bytes(head)
+
+
+def batch(seed: int = 0) -> bytes:
+    """A small pickled batch, arrays as an official one has them."""
+    generator = np.random.default_rng(seed)
+    return pickle.dumps(
+        {
+            b"data": generator.integers(0, 256, (ROWS, 3072), np.uint8),
+            b"labels": generator.integers(0, 10, ROWS).tolist(),
+        },
+        protocol=3,
+    )
+
+
+def archive(folder: str, files: dict[str, bytes]) -> bytes:
+    """A gzipped tar of the files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    """A 32x32 picture."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def array() -> bytes:
+    """A ``.npy`` file of images."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.random.default_rng(0).integers(0, 256, (ROWS, 32, 32, 3), np.uint8))
+    return buffer.getvalue()
+
+
+def read_images(path: Path) -> None:
+    for _ in DataLoader.load_testing_images(path).batches(2):
+        pass
+
+
+def readers(folder: Path) -> dict:
+    """For each reader: the file to damage, a sound content, and how it is read."""
+    python = folder / CifarFiles.PYTHON_FOLDER
+    binary = folder / CifarFiles.BINARY_FOLDER
+    for each in (python, binary):
+        each.mkdir()
+    names = list(CifarFiles.BATCH_MD5)
+    rows = np.random.default_rng(0).integers(0, 256, (ROWS, 3073), np.uint8)
+    rows[:, 0] %= 10
+    for name in names:
+        (python / name).write_bytes(batch())
+        (binary / f"{name}.bin").write_bytes(rows.tobytes())
+    state = Checkpoint.encode_state({"a": np.zeros(99, np.float32)}, {"run": {}, "progress": {}})
+    record = {key: kind() for key, kind in Checkpoint.RECORD_TYPES.items()}
+    history = Report.history_csv([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2}]).encode()
+    weights = folder / "weights"
+    weights.mkdir()
+    return {
+        "pickled batch": (python / names[0], batch(), lambda path: CifarFiles.read(python)),
+        "binary batch": (
+            binary / f"{names[0]}.bin",
+            rows.tobytes(),
+            lambda path: CifarFiles.read(binary),
+        ),
+        "python archive": (
+            folder / "cifar-10-python.tar.gz",
+            archive(CifarFiles.PYTHON_FOLDER, dict.fromkeys(names, batch())),
+            CifarFiles.read,
+        ),
+        "binary archive": (
+            folder / CifarFiles.BINARY_ARCHIVE,
+            archive(CifarFiles.BINARY_FOLDER, {f"{name}.bin": rows.tobytes() for name in names}),
+            CifarFiles.read,
+        ),
+        "private .npy": (folder / "images.npy", array(), read_images),
+        "PNG": (folder / "image.png", picture("PNG"), read_images),
+        "JPEG": (folder / "image.jpg", picture("JPEG"), read_images),
+        "state": (folder / Checkpoint.STATE_FILE, state, Checkpoint.decode_state),
+        "run.json": (
+            folder / Checkpoint.RECORD_FILE,
+            json.dumps(record).encode(),
+            lambda path: Checkpoint.read_record(path.parent),
+        ),
+        "history.csv": (folder / "history.csv", history, Report.read_history),
+    }
+
+
+def fuzz(cases: int, seed: int = 0) -> dict[str, dict[str, int]]:
+    """Run ``cases`` damaged files through each reader.
+
+    Returns:
+        For each reader, how many were accepted and how many refused.
+
+    Raises:
+        AssertionError: a traceback, more than one line, or too much memory.
+    """
+    counts = {}
+    tracemalloc.start()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, (name, (path, sound, read)) in enumerate(readers(Path(folder)).items()):
+            generator = np.random.default_rng([seed, number])
+            path.write_bytes(sound)
+            read(path)
+            counts[name] = {"accepted": 0, "refused": 0}
+            for case in range(cases):
+                path.write_bytes(mutate(sound, generator))
+                counts[name][outcome(read, path, f"{name}, seed {seed}, case {case}")] += 1
+            path.write_bytes(sound)
+    tracemalloc.stop()
+    return counts
+
+
+def outcome(read, path: Path, case: str) -> str:
+    """Accepted or refused; anything else is an AssertionError that names the case."""
+    tracemalloc.reset_peak()
+    try:
+        read(path)
+        found = "accepted"
+    except UserError as error:
+        assert "\n" not in str(error), f"{case}: {error}"
+        assert error.exit_code > 1, case
+        found = "refused"
+    except BaseException as error:
+        raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
+    peak = tracemalloc.get_traced_memory()[1]
+    assert peak < MEMORY_BYTES_MAX, f"{case}: {peak:,} bytes"
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=2000, help="of each reader")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    result = fuzz(arguments.cases, arguments.seed)
+    for reader, count in result.items():
+        print(f"{reader:<16}{count['accepted']:>7} read{count['refused']:>7} refused")
+    print(f"{arguments.cases * len(result):,} cases, none with a traceback or too much memory")
