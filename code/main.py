@@ -367,7 +367,7 @@ def _json(value) -> bytes:
 
 
 def _run_folder(args) -> Path:
-    return args.save_dir or SAVED_MODELS / args.preset
+    return (args.save_dir or SAVED_MODELS / args.preset).resolve()
 
 
 def _overrides(args) -> dict:

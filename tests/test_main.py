@@ -91,7 +91,7 @@ def test_a_run_leaves_its_record_and_its_pictures(trained):
     record = json.loads((trained / "run.json").read_text())
     assert record["dataset"] == "shapes"
     assert record["training_configs"]["epochs"] == 2
-    assert record["parameters"] == 1_674
+    assert record["parameters"] == 1_498
     assert set(record["data_digests"]) == {"train", "test"}
     assert record["versions"].keys() == {"tensorflow", "keras", "numpy"}
     assert record["hardware"]["processor"]
