@@ -23,6 +23,7 @@ WEIGHTS_FILE = "model.weights.h5"
 RECORD_FILE = "run.json"
 STATE_FILE = "state.bin"
 PREVIOUS_STATE_FILE = "state.previous.bin"
+DAMAGED_STATE_FILE = "state.damaged.bin"
 
 WEIGHTS_BYTES_MORE = 4 << 20  # names and tables, beside the weights themselves
 RECORD_BYTES_MAX = 1 << 20
@@ -41,7 +42,7 @@ RECORD_IDENTITY = (
 )
 """What must be equal for a run to be the same one; a difference is named and refused."""
 
-RECORD_MACHINE = ("hardware", "precision")
+RECORD_MACHINE = ("precision", "hardware")
 """What may change the last bits of a result; a difference is warned of."""
 
 RECORD_TYPES = {
@@ -159,25 +160,30 @@ class Run:
         Raises:
             RunError: an unfinished run of another configuration, data, network or version.
         """
-        old = self._old_record()
+        if fresh:
+            if any(self.folder.iterdir()):
+                self._move_aside()
+            return True
+        finished = (self.folder / RECORD_FILE).exists()
+        old = read_record(self.folder) if finished else self._unfinished_record()
         if old is None:
             return True
         differences = _differences(old, self._record, RECORD_IDENTITY)
-        finished = (self.folder / RECORD_FILE).exists()
-        lost = finished and not (self.folder / STATE_FILE).exists()
-        same = finished and not differences and _epochs(old) == _epochs(self._record)
-        if fresh or (finished and differences) or (lost and not same):
-            self._move_aside()
+        if finished:
+            differences += _differences(old, self._record, ("precision",))
+            if not differences and _epochs(old) == _epochs(self._record):
+                return False
+            if differences or not (self.folder / STATE_FILE).exists():
+                self._move_aside()
             return True
         if differences:
             raise RunError(
                 f"{self.folder}: expected an unfinished run of the same kind, found other values: "
                 f"{'; '.join(differences)}; use the old values, --fresh, or another --save-dir"
             )
-        changed = _differences(old, self._record, RECORD_MACHINE)
-        if changed and not finished:
+        if changed := _differences(old, self._record, RECORD_MACHINE):
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
-        return not same
+        return True
 
     def require_space(self, size: int) -> None:
         """Find out before the training if the disk has no room for what it will save.
@@ -207,49 +213,44 @@ class Run:
         Raises:
             StorageError: the state cannot be written; the last one is intact.
         """
-        data = encode_state(arrays, {"run": self._record, "progress": progress})
-        newest, previous = self.folder / STATE_FILE, self.folder / PREVIOUS_STATE_FILE
+        newest = self.folder / STATE_FILE
         with writing(newest) as file:
-            file.write(data)
+            file.write(encode_state(arrays, {"run": self._record, "progress": progress}))
+            file.flush()
+            os.fsync(file.fileno())
             if newest.exists():
-                link = self.folder / f".{PREVIOUS_STATE_FILE}.{os.getpid()}.tmp"
-                link.unlink(missing_ok=True)
-                os.link(newest, link)
-                os.replace(link, previous)
+                os.replace(newest, self.folder / PREVIOUS_STATE_FILE)
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict] | None:
-        """The arrays and the progress of ``save_state``, or None if there is no state.
+        """The arrays and the progress of the last state, or None if there is none.
+
+        A damaged state is put aside, with a warning, and the one before it is taken.
 
         Raises:
-            RunError: the state and the one before it are damaged.
+            RunError: the one before it is damaged too.
         """
-        state = self._read_states()
+        state = self._read_state()
         return None if state is None else (state[0], state[1]["progress"])
 
-    def _old_record(self):
-        """What the run in this folder is, finished or not; None if there is none."""
-        if (self.folder / RECORD_FILE).exists():
-            return read_record(self.folder)
-        state = self._read_states()
+    def _unfinished_record(self):
+        state = self._read_state()
         return None if state is None else state[1]["run"]
 
-    def _read_states(self):
-        damage = []
-        for name in (STATE_FILE, PREVIOUS_STATE_FILE):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            try:
-                state = decode_state(path)
-            except RunError as error:
-                damage.append(str(error))
-                continue
-            if damage:
-                warnings.warn(f"{damage[0]}; going on from {path.name}", stacklevel=3)
+    def _read_state(self):
+        newest, previous = self.folder / STATE_FILE, self.folder / PREVIOUS_STATE_FILE
+        if not newest.exists():
+            # A kill between two renames leaves the last state under this name.
+            return decode_state(previous) if previous.exists() else None
+        try:
+            return decode_state(newest)
+        except RunError as error:
+            if not previous.exists():
+                raise
+            state = decode_state(previous)
+            warnings.warn(f"{error}; going on from {previous.name}", stacklevel=3)
+            with storing(newest):
+                os.replace(newest, self.folder / DAMAGED_STATE_FILE)
             return state
-        if damage:
-            raise RunError(f"{damage[0]}; start over with --fresh (the old run is moved aside)")
-        return None
 
     def _move_aside(self):
         number = 1
@@ -316,28 +317,29 @@ def decode_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """
     try:
         if path.stat().st_size > STATE_BYTES_MAX:
-            raise RunError(f"{path}: damaged: more than {STATE_BYTES_MAX:,} bytes")
+            raise ValueError(f"more than {STATE_BYTES_MAX:,} bytes")
         data = path.read_bytes()
         start = len(MAGIC) + 8
         if len(data) < start + 32 or not data.startswith(MAGIC):
-            raise RunError(f"{path}: damaged: {len(data)} bytes that are not a run's state")
+            raise ValueError(f"{len(data)} bytes that are not a run's state")
         body, checksum = memoryview(data)[:-32], data[-32:]
         if hashlib.sha256(body).digest() != checksum:
-            raise RunError(f"{path}: damaged: its SHA-256 does not fit its {len(data)} bytes")
+            raise ValueError(f"its SHA-256 does not fit its {len(data)} bytes")
         (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
         header = json.loads(bytes(body[start : start + length]))
         arrays, offset = {}, start + length
         for name, kind, shape in header["arrays"]:
             if kind not in STATE_TYPES:
-                raise RunError(f"{path}: damaged: {name} has the type {kind}")
-            count = math.prod(shape)
-            arrays[name] = np.frombuffer(body, kind, count, offset).reshape(shape)
-            offset += arrays[name].nbytes
+                raise ValueError(f"{name} has the type {kind}")
+            array = np.frombuffer(body, kind, math.prod(shape), offset).reshape(shape)
+            arrays[name] = array
+            offset += array.nbytes
         return arrays, header["record"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{path}: damaged: {' '.join(str(error).split())}; if no state is left, start over "
+            "with --fresh"
+        ) from error
 
 
 def weights_digest(network, mean: np.ndarray) -> str:

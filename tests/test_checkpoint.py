@@ -144,11 +144,36 @@ def test_any_changed_or_missing_byte_is_found_and_the_state_before_is_used(folde
             assert load(folder)[1] == {"step": 1}
 
 
+def test_a_damaged_state_never_takes_the_place_of_the_good_one(folder):
+    (folder / "state.bin").write_bytes(b"damaged")
+    with Checkpoint.Run(folder, RECORD) as run:
+        with pytest.warns(UserWarning, match="damaged"):
+            arrays, _ = run.load_state()
+        run.save_state(arrays, {"step": 3})
+    assert (folder / "state.damaged.bin").read_bytes() == b"damaged"
+    (folder / "state.bin").unlink()
+    assert load(folder)[1] == {"step": 1}
+
+
+def test_a_kill_between_the_renames_leaves_the_last_state(folder, monkeypatch):
+    def kill(source, target):
+        if os.path.basename(target) == "state.bin":
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", kill)
+    with Checkpoint.Run(folder, RECORD) as run, pytest.raises(KeyboardInterrupt):
+        run.save_state(ARRAYS, {"step": 3})
+    assert load(folder)[1] == {"step": 2}
+
+
 def test_two_damaged_states_are_an_error(folder):
     for name in ("state.bin", "state.previous.bin"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(RunError, match=r"state.bin: damaged: 0 bytes.*--fresh"):
+    with pytest.raises(RunError, match=r"state.previous.bin: damaged: 0 bytes.*--fresh"):
         load(folder)
+    assert begin(folder, fresh=True)
 
 
 def test_a_state_that_promises_more_than_it_has_is_damaged(folder):
@@ -224,6 +249,24 @@ def test_a_finished_run_of_another_kind_is_moved_aside_whole(folder, capsys):
     assert os.listdir(folder) == []
     assert sorted(os.listdir(folder.with_name("run-1"))) == files
     assert "is now in" in capsys.readouterr().out
+
+
+def test_a_finished_run_in_another_precision_is_another_run(folder):
+    Checkpoint.write_record(folder, FINISHED)
+    assert begin(folder, changed(precision__used="bfloat16"))
+    assert (folder.with_name("run-1") / "run.json").exists()
+
+
+def test_a_finished_run_without_its_state_cannot_be_extended(tmp_path):
+    constant = changed(FINISHED, training_configs__schedule="constant")
+    for name in ("with", "without"):
+        with Checkpoint.Run(tmp_path / name, constant) as run:
+            run.save_state(ARRAYS, {"step": 2})
+        Checkpoint.write_record(tmp_path / name, constant)
+    (tmp_path / "without" / "state.bin").unlink()
+    for name in ("with", "without"):
+        assert begin(tmp_path / name, changed(constant, training_configs__epochs=3))
+    assert sorted(path.name for path in tmp_path.glob("w*")) == ["with", "without", "without-1"]
 
 
 def test_fresh_moves_any_run_aside_and_never_over_another(folder):
