@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from Download import file_sha256
 from Errors import RunError, StorageError
 
 WEIGHTS_FILE = "model.weights.h5"
@@ -24,6 +25,8 @@ RECORD_FILE = "run.json"
 STATE_FILE = "state.bin"
 PREVIOUS_STATE_FILE = "state.previous.bin"
 DAMAGED_STATE_FILE = "state.damaged.bin"
+LOCK_FILE = ".lock"
+LEFT_BY_A_KILL = re.compile(r"\.[\w.]+\.(\d+)\.tmp")
 
 WEIGHTS_BYTES_MORE = 4 << 20  # names and tables, beside the weights themselves
 RECORD_BYTES_MAX = 1 << 20
@@ -42,16 +45,20 @@ RECORD_IDENTITY = (
 )
 """What must be equal for a run to be the same one; a difference is named and refused."""
 
+FINISHED_IDENTITY = (*RECORD_IDENTITY[:-1], "precision")
+"""What must be equal for a finished run to be the one that is asked for."""
+
 RECORD_MACHINE = ("precision", "hardware")
 """What may change the last bits of a result; a difference is warned of."""
 
 RECORD_TYPES = {
     "dataset": str,
     "class_names": list,
-    "data_digests": dict,
+    "data_digests.train": str,
+    "data_digests.test": str,
     "network": str,
     "model_configs": dict,
-    "training_configs": dict,
+    "training_configs.epochs": int,
     "versions": dict,
     "weights_sha256": str,
     "weights_file_sha256": str,
@@ -126,23 +133,11 @@ class Run:
         self._record = json.loads(json.dumps(record))
 
     def __enter__(self):
-        # Beside the folder, so that the folder can be moved as a whole.
-        lock = self.folder.parent / f".{self.folder.name}.lock"
+        self._take_lock()
         with storing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # The system lets go of the lock when its owner dies, however it dies.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise RunError(
-                f"{self.folder}: expected a free run folder, found another process training into "
-                "it; wait for it, or name another folder with --save-dir"
-            ) from error
-        with storing(self.folder):
-            for left_by_a_kill in self.folder.glob(".*.tmp*"):
-                left_by_a_kill.unlink()
+            for path in self.folder.glob(".*.tmp"):
+                if (left := LEFT_BY_A_KILL.fullmatch(path.name)) and not _is_alive(int(left[1])):
+                    path.unlink()
         return self
 
     def __exit__(self, *_):
@@ -150,6 +145,9 @@ class Run:
 
     def begin(self, fresh: bool) -> bool:
         """Decide what to do in this folder; a run that must give way is moved aside, not deleted.
+
+        A finished run is replaced by one of another configuration; an unfinished one is not,
+        unless ``fresh`` says so.
 
         Args:
             fresh: start over, whatever the folder holds.
@@ -161,27 +159,30 @@ class Run:
             RunError: an unfinished run of another configuration, data, network or version.
         """
         if fresh:
-            if any(self.folder.iterdir()):
-                self._move_aside()
+            if any(path.name != LOCK_FILE for path in self.folder.iterdir()):
+                self._move_aside("--fresh")
             return True
-        finished = (self.folder / RECORD_FILE).exists()
-        old = read_record(self.folder) if finished else self._unfinished_record()
-        if old is None:
-            return True
-        differences = _differences(old, self._record, RECORD_IDENTITY)
-        if finished:
-            differences += _differences(old, self._record, ("precision",))
-            if not differences and _epochs(old) == _epochs(self._record):
+        finished, unfinished = self._finished_record(), self._unfinished_record()
+        if finished is not None:
+            differences = _differences(finished, self._record, FINISHED_IDENTITY)
+            longer = _epochs(finished) != _epochs(self._record)
+            if not differences and not longer:
                 return False
-            if differences or not (self.folder / STATE_FILE).exists():
-                self._move_aside()
+            if differences or unfinished is None:
+                self._move_aside(
+                    "; ".join(differences) or "more epochs, but no state to go on from"
+                )
+                return True
+        if unfinished is None:
+            if (self.folder / RECORD_FILE).exists():
+                self._move_aside("its weights are not those of its run.json")
             return True
-        if differences:
+        if differences := _differences(unfinished, self._record, RECORD_IDENTITY):
             raise RunError(
                 f"{self.folder}: expected an unfinished run of the same kind, found other values: "
                 f"{'; '.join(differences)}; use the old values, --fresh, or another --save-dir"
             )
-        if changed := _differences(old, self._record, RECORD_MACHINE):
+        if changed := _differences(unfinished, self._record, RECORD_MACHINE):
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
         return True
 
@@ -232,6 +233,29 @@ class Run:
         state = self._read_state()
         return None if state is None else (state[0], state[1]["progress"])
 
+    def _take_lock(self):
+        path = self.folder / LOCK_FILE
+        with storing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # The system lets go of the lock when its owner dies, however it dies.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise RunError(
+                f"{self.folder}: expected a free run folder, found another process training into "
+                "it; wait for it, or name another folder with --save-dir"
+            ) from error
+
+    def _finished_record(self):
+        """What run.json says, if the weights that it describes are there."""
+        if not (self.folder / RECORD_FILE).exists():
+            return None
+        record, weights = read_record(self.folder), self.folder / WEIGHTS_FILE
+        whole = weights.exists() and file_sha256(weights) == record["weights_file_sha256"]
+        return record if whole else None
+
     def _unfinished_record(self):
         state = self._read_state()
         return None if state is None else state[1]["run"]
@@ -252,14 +276,25 @@ class Run:
                 os.replace(newest, self.folder / DAMAGED_STATE_FILE)
             return state
 
-    def _move_aside(self):
+    def _move_aside(self, why):
         number = 1
         while (aside := self.folder.with_name(f"{self.folder.name}-{number}")).exists():
             number += 1
         with storing(aside):
             self.folder.rename(aside)
-            self.folder.mkdir()
-        print(f"the run that was in {self.folder} is now in {aside}", flush=True)
+        os.close(self._lock)
+        self._take_lock()
+        print(f"the run that was in {self.folder} is now in {aside} ({why})", flush=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _epochs(record: dict) -> int:
@@ -366,19 +401,14 @@ def save_weights(folder: Path, network, mean: np.ndarray) -> str:
     """
     import h5py
 
-    path = folder / WEIGHTS_FILE
-    with writing(path) as file:
-        # Keras wants a name that ends in .weights.h5.
-        temporary = Path(f"{file.name}.weights.h5")
-        try:
-            network.save_weights(temporary)
-            with h5py.File(temporary, "a") as weights:
-                weights.create_dataset("pixel_mean", data=mean)
-            data = temporary.read_bytes()
-        finally:
-            temporary.unlink(missing_ok=True)
-        file.write(data)
-    return hashlib.sha256(data).hexdigest()
+    # HDF5 writes to memory: it takes a full disk badly.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in zip(_weight_shapes(network), network.get_weights(), strict=True):
+            file.create_dataset(name, data=array)
+        file.create_dataset("pixel_mean", data=mean)
+    write_bytes(folder / WEIGHTS_FILE, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
@@ -501,6 +531,11 @@ def read_record(folder: Path) -> dict:
     if not isinstance(record, dict):
         raise RunError(f"{path}: damaged: no record")
     for key, kind in RECORD_TYPES.items():
-        if not isinstance(record.get(key), kind):
+        value = record
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
             raise RunError(f"{path}: damaged: no {key}")
+    if not all(isinstance(name, str) for name in record["class_names"]):
+        raise RunError(f"{path}: damaged: class_names that are no names")
     return record

@@ -68,7 +68,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
     binary = path.name in (BINARY_ARCHIVE, BINARY_FOLDER)
     if path.name == BINARY_ARCHIVE:
-        _warn_unless_official(path, "SHA-256", BINARY_ARCHIVE_SHA256, Download.file_sha256(path))
+        _warn_unless_official(path, "SHA-256", BINARY_ARCHIVE_SHA256, _sha256(path))
     files = {name + (".bin" if binary else ""): name for name in BATCH_MD5}
     batches = {}
     for name, data in (_folder_files if path.is_dir() else _archive_files)(path, list(files)):
@@ -94,6 +94,13 @@ def _warn_unless_official(path: Path, kind: str, expected: str, found: str) -> N
             f"{path}: sound, but not the official file: expected {kind} {expected}, found {found}",
             stacklevel=3,
         )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return Download.file_sha256(path)
+    except OSError as error:
+        raise _broken(path, "a readable file", error) from error
 
 
 def _folder_files(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -267,9 +267,12 @@ class _NpyFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Reads the images start..stop as they are."""
         bytes_per_image = CifarFiles.PIXELS * self.dtype.itemsize
-        with self.path.open("rb") as file:
-            file.seek(self.offset + start * bytes_per_image)
-            data = file.read((stop - start) * bytes_per_image)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset + start * bytes_per_image)
+                data = file.read((stop - start) * bytes_per_image)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
         if len(data) != (stop - start) * bytes_per_image:
             raise DataError(f"{self.path}: became shorter while it was read; start again")
         return np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
@@ -326,8 +329,11 @@ def _roughness(images: np.ndarray) -> float:
 def _list_pictures(path: Path) -> list[Path]:
     """Returns the PNG and JPEG files of a folder by name, or the one that path is."""
     paths = [path]
-    if path.is_dir():
-        paths = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    try:
+        if path.is_dir():
+            paths = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     for picture in paths:
         if picture.suffix.lower() not in (".png", ".jpg", ".jpeg") or not picture.is_file():
             raise DataError(f"{picture}: expected .npy, .png, .jpg or .jpeg; take it out")

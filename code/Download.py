@@ -1,5 +1,6 @@
 """Fetches the official CIFAR-10 archive: resumable, bounded in size, checked before it is used."""
 
+import fcntl
 import hashlib
 import http.client
 import os
@@ -59,9 +60,34 @@ def fetch(
     if url.endswith("/"):
         url += ARCHIVE_NAME
     target = Path(data_dir) / ARCHIVE_NAME
-    part = target.with_name(ARCHIVE_NAME + ".part")
+    lock = target.with_name(f".{ARCHIVE_NAME}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as held:
+            _take(held, target)
+            return _fetch_alone(target, url, sha256, progress, size, timeout)
+    except OSError as error:
+        raise StorageError(
+            f"{target}: expected to write {size:,} bytes, found {error.strerror or error}; "
+            "free some space or choose another folder"
+        ) from error
+
+
+def _take(held, target: Path) -> None:
+    """Two downloads into one file would spoil it. The system lets go when the owner ends."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DownloadError(
+            f"{target}: expected to download it alone, found another process at it; wait for it"
+        ) from error
+
+
+def _fetch_alone(
+    target: Path, url: str, sha256: str, progress: bool | None, size: int, timeout: float
+) -> Path:
+    part = target.with_name(ARCHIVE_NAME + ".part")
+    if not target.exists():
         print(f"Downloading {url} to {target}", file=sys.stderr)
         _transfer_all(url, part, size, timeout, progress)
         found = file_sha256(part)
@@ -74,11 +100,6 @@ def fetch(
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
-    except OSError as error:
-        raise StorageError(
-            f"{target}: expected to write {size:,} bytes, found {error.strerror or error}; "
-            "free some space or choose another folder"
-        ) from error
     return target
 
 

@@ -81,12 +81,7 @@ class Model:
             ValueError: arrays that fit neither the network nor each other.
             DivergedError, InterruptedRunError: see ``Training.run``.
         """
-        self._check(x_train, y_train)
-        if len(x_train) < training_configs["batch_size"]:
-            raise ValueError(
-                f"batch_size: expected at most {len(x_train)}, the number of training images, "
-                f"found {training_configs['batch_size']}"
-            )
+        self.check_training_data(x_train, y_train, training_configs)
         self.mean = ImageUtils.pixel_mean(x_train)
         trained, average = self.network, None
         if training_configs["ema_decay"]:
@@ -122,6 +117,17 @@ class Model:
             validate,
             **loop,
         ).run()
+
+    def check_training_data(
+        self, x_train: np.ndarray, y_train: np.ndarray, training_configs: dict
+    ) -> None:
+        """Raise ``ValueError`` if ``train`` could not begin with this."""
+        self._check(x_train, y_train)
+        if len(x_train) < training_configs["batch_size"]:
+            raise ValueError(
+                f"batch_size: expected at most {len(x_train)}, the number of training images, "
+                f"found {training_configs['batch_size']}"
+            )
 
     def preview_batch(
         self, x_train: np.ndarray, y_train: np.ndarray, training_configs: dict, count: int = 32

@@ -91,6 +91,12 @@ class TrainStep:
         self._mean = tf.constant(mean)
         self._seed = seed
         self._configs = configs
+        self._strategy = tf.distribute.get_strategy()
+        if self._strategy.num_replicas_in_sync != 1:
+            raise ValueError(
+                "strategy: expected one replica, found "
+                f"{self._strategy.num_replicas_in_sync}; batch norm is not synchronized"
+            )
 
     @tf.function
     def run(self, order: tf.Tensor, position: tf.Tensor, step: tf.Tensor, rate: tf.Tensor):
@@ -106,6 +112,9 @@ class TrainStep:
             Mean loss (float32, without L2) and number of right answers (int32) of the batch as it
             was trained on; the second means nothing with mixup.
         """
+        return self._strategy.run(self._step, (order, position, step, rate))
+
+    def _step(self, order, position, step, rate):
         batch_size = self._configs["batch_size"]
         seed = step_seed(self._seed, step)
         part = batch_part(0, batch_size, batch_size, self._configs)

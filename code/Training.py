@@ -15,6 +15,10 @@ from Optimization import learning_rate
 from TrainStep import TrainStep, epoch_order
 
 STEPS_BETWEEN_READINGS = 20
+_DIVERGED = (
+    "expected finite numbers, found {} not at step {}; what was saved before is kept: start over "
+    "with --fresh and a lower --learning-rate, some --warmup-epochs, or --precision float32"
+)
 _STOPPED = "stopped and saved after step {}; the same command goes on from there"
 
 
@@ -88,9 +92,6 @@ class Training:
             InterruptedRunError: ``stop`` said so; the state is saved.
         """
         progress = self._restore()
-        if self._run is not None:
-            sizes = (v.dtype.size * v.shape.num_elements() for v in self._variables.values())
-            self._run.require_space(sum(sizes))
         self._last_save = self._last_clock = time.perf_counter()
         epochs = self._configs["epochs"]
         while progress.step < epochs * self._steps:
@@ -154,11 +155,7 @@ class Training:
             progress.right += int(right)
             progress.step += 1
             if not np.isfinite(progress.losses[-1]):
-                raise DivergedError(
-                    f"expected a finite loss, found {progress.losses[-1]} at step {progress.step}; "
-                    "the last good state is kept: start over with --fresh and a lower "
-                    "--learning-rate, some --warmup-epochs, or --precision float32"
-                )
+                raise DivergedError(_DIVERGED.format("a loss that is", progress.step))
         progress.epoch_seconds += self._clock(progress)
 
     def _save_if_due(self, progress: Progress, stop: bool) -> None:
@@ -171,6 +168,8 @@ class Training:
     def _save(self, progress: Progress) -> None:
         if self._run is not None:
             arrays = {name: variable.numpy() for name, variable in self._variables.items()}
+            if not all(np.isfinite(array).all() for array in arrays.values()):
+                raise DivergedError(_DIVERGED.format("weights that are", progress.step))
             self._run.save_state(arrays, dataclasses.asdict(progress))
         self._last_save = time.perf_counter()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import Configure
-from Errors import DeterminismError, InterruptedRunError, RunError, StorageError
+from Errors import DeterminismError, InterruptedRunError, RunError, StorageError, UserError
 
 CODE = Path(__file__).resolve().parent
 DATA_DIR = CODE / "data"
@@ -22,6 +22,7 @@ SAVED_MODELS = CODE / "saved_models"
 PREDICTIONS = CODE.parent / "predictions.npy"
 PREDICT_CHUNK = 5_000  # images in memory at a time
 VERIFIED_STEPS = 25
+STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
 INTERRUPTED = 130
 
 EPILOG = """\
@@ -33,6 +34,9 @@ repeat; 75 stopped by a signal and saved: start the same command again; 130 inte
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a flag in one line, like every other error."""
+
+    def __init__(self, **options):
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message):
         self.exit(2, f"error: {message}; see python main.py --help\n")
@@ -49,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         args.verb(args)
@@ -98,8 +103,10 @@ def train(args: argparse.Namespace) -> None:
         return
     model = Model(model_configs)
     record = _describe_run(args.preset, model, training_configs, data)
+    model.check_training_data(x_train, y_train, training_configs)
     folder = _run_folder(args)
     with Checkpoint.Run(folder, record) as run, _Signals() as signals:
+        run.require_space(STATE_BYTES_PER_PARAMETER * record["parameters"])
         if not run.begin(args.fresh):
             print(f"{folder}: this very run is finished; nothing to do")
             return
@@ -264,13 +271,13 @@ def test(args: argparse.Namespace) -> None:
         )
     probabilities = model.predict_prob(x_test)
     metrics = Report.test_metrics(dataset, y_test, probabilities)
+    print("\n".join(Report.metrics_lines(metrics, names)), flush=True)
     Checkpoint.write_bytes(folder / "test_metrics.json", _json(metrics))
     for name, picture in (
         ("confusion_matrix.png", Report.confusion_matrix_png(metrics, names)),
         ("mistakes.png", Report.mistakes_png(x_test, y_test, probabilities, names, dataset)),
     ):
         Checkpoint.write_bytes(folder / name, picture)
-    print("\n".join(Report.metrics_lines(metrics, names)))
     print(f"\npictures: {folder / 'confusion_matrix.png'}, {folder / 'mistakes.png'}")
 
 
@@ -289,6 +296,8 @@ def predict(args: argparse.Namespace) -> None:
         PREDICTIONS if record["dataset"] == "cifar10" else folder / "predictions.npy"
     )
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, len(record["class_names"]))}
+    if output.is_dir():
+        raise UserError(f"output: expected a file to write, found the folder {output}")
     with Checkpoint.writing(output) as file, tqdm(total=count, unit=" images", disable=None) as bar:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
@@ -337,14 +346,22 @@ def _load_model(folder: Path, args):
 
 def _model_configs(folder, record, args) -> dict:
     """The model's configuration as the run recorded it, and as flags override it."""
-    configs = {**record["model_configs"], **_overrides(args)}
+    import DataLoader
+
+    overrides = _overrides(args)
+    for name, value in overrides.items():
+        Configure.check(name, Configure.MODEL_KEYS[name], value)
     try:
-        return {
-            name: Configure.check(name, key, configs.get(name))
+        recorded = {
+            name: Configure.check(name, key, record["model_configs"].get(name))
             for name, key in Configure.MODEL_KEYS.items()
         }
+        Configure.check_depth(recorded["depth"])
+        if tuple(record["class_names"]) != DataLoader.CLASS_NAMES.get(record["dataset"]):
+            raise ValueError(f"dataset: found {record['dataset']!r} with other classes")
     except ValueError as error:
         raise RunError(f"{folder}: run.json is damaged: {error}") from error
+    return {**recorded, **overrides}
 
 
 def _import_tensorflow() -> None:
@@ -406,7 +423,8 @@ def _add_verb(parser, verb) -> None:
     add("--debug", action="store_true", help="show the traceback of an error")
     if verb is predict:
         add("--input", type=Path, metavar="FILE", help=".npy, PNG, JPEG, or a folder of pictures")
-        add("--layout", default="auto", help="of a .npy: auto, planar, interleaved, nhwc, nchw")
+        layouts = ("auto", "planar", "interleaved", "nhwc", "nchw")
+        add("--layout", choices=layouts, default="auto", help="of a .npy (default: %(default)s)")
         add(
             "--output",
             type=Path,
@@ -422,7 +440,7 @@ def _add_verb(parser, verb) -> None:
         )
         add(
             "--save-minutes",
-            type=float,
+            type=_minutes,
             default=10.0,
             help="minutes between saves within an epoch (default: %(default)s); each epoch ends "
             "with one",
@@ -448,6 +466,16 @@ def _add_key(parser, name: str, key: Configure.Key) -> None:
             "%", "%%"
         ),
     )
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not minutes >= 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text!r}")
+    return minutes
 
 
 def _boolean(text: str) -> bool:

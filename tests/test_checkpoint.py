@@ -235,24 +235,64 @@ def test_more_epochs_extend_a_constant_rate_and_nothing_else(tmp_path):
         begin(tmp_path / "cosine", changed(training_configs__epochs=3))
 
 
+def finish(folder, record=FINISHED):
+    """Weights and a run.json that describes them."""
+    (folder / Checkpoint.WEIGHTS_FILE).write_bytes(b"weights")
+    sha256 = Checkpoint.hashlib.sha256(b"weights").hexdigest()
+    Checkpoint.write_record(folder, {**record, "weights_file_sha256": sha256})
+
+
 def test_a_finished_run_has_nothing_to_do(folder):
-    Checkpoint.write_record(folder, FINISHED)
+    finish(folder)
     assert not begin(folder)
     (folder / "state.bin").unlink()
     assert not begin(folder)
 
 
 def test_a_finished_run_of_another_kind_is_moved_aside_whole(folder, capsys):
-    Checkpoint.write_record(folder, FINISHED)
+    finish(folder)
     files = sorted(os.listdir(folder))
     assert begin(folder, changed(training_configs__epochs=3))
-    assert os.listdir(folder) == []
+    assert os.listdir(folder) == [Checkpoint.LOCK_FILE]
     assert sorted(os.listdir(folder.with_name("run-1"))) == files
-    assert "is now in" in capsys.readouterr().out
+    assert "run-1 (epochs: was 2, is 3)" in capsys.readouterr().out
+
+
+def test_a_finished_run_stays_finished_with_other_packages(folder):
+    finish(folder)
+    assert not begin(folder, changed(versions__tensorflow="2.22.0", hardware__cores=64))
+
+
+def test_a_run_whose_weights_are_gone_is_not_finished(folder):
+    finish(folder)
+    (folder / Checkpoint.WEIGHTS_FILE).write_bytes(b"others")
+    assert begin(folder)
+    assert load(folder)[1] == {"step": 2}
+    for name in ("state.bin", "state.previous.bin"):
+        (folder / name).unlink()
+    assert begin(folder)
+    assert (folder.with_name("run-1") / "run.json").exists()
+
+
+def test_a_run_is_not_cut_shorter_than_its_state(tmp_path):
+    constant = changed(FINISHED, training_configs__schedule="constant")
+    with Checkpoint.Run(tmp_path, changed(constant, training_configs__epochs=12)) as run:
+        run.save_state(ARRAYS, {"step": 11})
+    finish(tmp_path, constant)
+    with pytest.raises(RunError, match="epochs: was 12, is 11"):
+        begin(tmp_path, changed(constant, training_configs__epochs=11))
+
+
+def test_only_what_a_killed_run_left_is_cleaned_up(folder):
+    names = [".state.bin.999999999.tmp", f".state.bin.{os.getpid()}.tmp", ".mine.tmp", "a.1.tmp"]
+    for name in names:
+        (folder / name).write_bytes(b"")
+    begin(folder)
+    assert [name for name in names if (folder / name).exists()] == names[1:]
 
 
 def test_a_finished_run_in_another_precision_is_another_run(folder):
-    Checkpoint.write_record(folder, FINISHED)
+    finish(folder)
     assert begin(folder, changed(precision__used="bfloat16"))
     assert (folder.with_name("run-1") / "run.json").exists()
 
@@ -262,8 +302,9 @@ def test_a_finished_run_without_its_state_cannot_be_extended(tmp_path):
     for name in ("with", "without"):
         with Checkpoint.Run(tmp_path / name, constant) as run:
             run.save_state(ARRAYS, {"step": 2})
-        Checkpoint.write_record(tmp_path / name, constant)
+        finish(tmp_path / name, constant)
     (tmp_path / "without" / "state.bin").unlink()
+    (tmp_path / "without" / "state.previous.bin").unlink(missing_ok=True)
     for name in ("with", "without"):
         assert begin(tmp_path / name, changed(constant, training_configs__epochs=3))
     assert sorted(path.name for path in tmp_path.glob("w*")) == ["with", "without", "without-1"]
@@ -393,6 +434,7 @@ def test_no_weights_are_an_error_with_the_remedy(tmp_path):
         (b"", "damaged"),
         (b"[1]", "damaged: no record"),
         (b"{}", "damaged: no dataset"),
+        (b'{"dataset": "shapes", "class_names": []}', "damaged: no data_digests.train"),
         (b"\xff\xfe", "damaged"),
         (b"[" * 100_000, "damaged"),
         (b" " * (Checkpoint.RECORD_BYTES_MAX + 1), "expected at most 1,048,576 bytes"),

@@ -67,6 +67,11 @@ def part_of(folder):
     return folder / (Download.ARCHIVE_NAME + ".part")
 
 
+def files(folder):
+    """What a download leaves, its lock apart."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
 def test_a_good_answer_is_stored_under_the_archive_name(server, tmp_path):
     path = fetch(tmp_path / "new" / "folder", server.url)
     assert path == tmp_path / "new" / "folder" / Download.ARCHIVE_NAME
@@ -82,7 +87,7 @@ def test_without_a_terminal_there_is_one_plain_line_and_no_bar(server, tmp_path,
     fetch(tmp_path, server.url)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and server.url in lines[0]
-    fetch(tmp_path, server.url, progress=True)
+    fetch(tmp_path / "again", server.url, progress=True)
     assert "100%" in capsys.readouterr().err
 
 
@@ -174,7 +179,7 @@ def test_a_corrupt_file_is_removed_and_both_checksums_are_named(server, tmp_path
     found = hashlib.sha256(server.content).hexdigest()
     with pytest.raises(DownloadError, match=f"expected SHA-256 {SHA256}, found {found}"):
         fetch(tmp_path, server.url)
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [CONTENT * 2, b"<html>sign in to this network</html>"])
@@ -182,7 +187,7 @@ def test_a_file_of_another_length_is_refused_before_it_is_read(server, tmp_path,
     server.content = content
     with pytest.raises(DownloadError, match=f"{len(CONTENT):,} bytes, found {len(content):,}"):
         fetch(tmp_path, server.url)
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 def test_an_endless_answer_stops_at_the_expected_length(server, tmp_path):
@@ -257,3 +262,11 @@ def test_a_full_disk_is_a_storage_error(server, tmp_path):
         pytest.skip("this system has no /dev/full")
     with pytest.raises(StorageError, match="free some space"):
         fetch(tmp_path, server.url)
+
+
+def test_two_downloads_into_one_folder_are_one_too_many(server, tmp_path):
+    with (tmp_path / f".{Download.ARCHIVE_NAME}.lock").open("w") as held:
+        Download.fcntl.flock(held, Download.fcntl.LOCK_EX)
+        with pytest.raises(DownloadError, match="found another process at it"):
+            fetch(tmp_path, server.url)
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT

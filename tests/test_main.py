@@ -22,6 +22,7 @@ TINY = [
     *("--batch-size", "250", "--valid-size", "500", "--precision", "float32"),
 ]
 FILES = {
+    ".lock",
     "augmented_batch.png",
     "classes.png",
     "curves.png",
@@ -172,6 +173,13 @@ def test_a_finished_run_has_nothing_to_do(trained, capfd):
     assert digest(trained) == before
 
 
+def test_a_wrong_value_leaves_a_finished_run_in_its_place(trained, fails):
+    before = sorted(os.listdir(trained))
+    code, line = fails("train", *TINY, "--batch-size", "60000", "--save-dir", trained)
+    assert (code, line.split(",")[0]) == (2, "batch_size: expected at most 9500")
+    assert sorted(os.listdir(trained)) == before
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)]
 )
@@ -248,7 +256,11 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         ("predict --save-dir {tmp}", 5, "{tmp}: expected a finished run, found no run.json"),
         ("predict --save-dir {run} --input {tmp}/x.npy", 3, "{tmp}/x.npy: expected a .npy file"),
         ("predict --save-dir {run} --input {tmp}/unit.npy", 3, "{tmp}/unit.npy: expected pixels"),
-        ("predict --save-dir {run} --layout rows --input {tmp}/unit.npy", 2, "layout: expected"),
+        ("predict --save-dir {run} --layout rows", 2, "argument --layout: invalid choice: 'rows'"),
+        ("predict --save-dir {run} --output {tmp}", 2, "output: expected a file to write, found"),
+        ("test --save-dir {run} --precision fp16", 2, "precision: expected one of auto, float32,"),
+        ("train --epoch 60", 2, "unrecognized arguments: --epoch 60"),
+        ("train --save-minutes nan", 2, "argument --save-minutes: expected 0 or more, found 'nan'"),
         ("predict --save-dir {run} --output {tmp}/no/out.npy", 6, "cannot write {tmp}/no/out.npy"),
         ("", 2, "the following arguments are required: verb"),
     ],
@@ -268,7 +280,10 @@ def test_a_mistake_is_one_line_with_its_own_code(
     [
         ("model.weights.h5", b"layers", b"layera", "model.weights.h5: damaged, or not the weights"),
         ("run.json", b'"depth": 8', b'"depth": "8"', " run.json is damaged: depth: expected int"),
+        ("run.json", b'"depth": 8', b'"depth": 9', " run.json is damaged: depth: expected 6n + 2"),
         ("run.json", b'"dataset": "shapes"', b'"dataset": 1', "run.json: damaged: no dataset"),
+        ("run.json", b'"shapes"', b'"cifar10"', "run.json is damaged: dataset: found 'cifar10'"),
+        ("run.json", b'"test"', b'"toast"', "run.json: damaged: no data_digests.test"),
     ],
 )
 def test_a_damaged_run_is_refused(trained, tmp_path, fails, name, old, new, message):
