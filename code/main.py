@@ -348,7 +348,8 @@ def _model_configs(folder, record, args) -> dict:
     """The model's configuration as the run recorded it, and as flags override it."""
     import DataLoader
 
-    overrides = _overrides(args)
+    given = _overrides(args)
+    overrides = {name: given[name] for name in Configure.MODEL_KEYS if name in given}
     for name, value in overrides.items():
         Configure.check(name, Configure.MODEL_KEYS[name], value)
     try:

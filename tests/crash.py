@@ -72,7 +72,9 @@ def crash(kills: int, seed: int = 0, kills_per_run: int = 8) -> collections.Coun
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as parent:
         left_alone = Path(parent, "left-alone")
-        assert start(left_alone).wait(600) == 0
+        first = start(left_alone)
+        _, errors = first.communicate(timeout=600)
+        assert first.returncode == 0, errors
         expected = digest(left_alone)
         while sum(counts.values()) - counts["runs"] < kills:
             folder = Path(parent, f"run{counts['runs']}")
