@@ -180,9 +180,7 @@ def test_a_wrong_value_leaves_a_finished_run_in_its_place(trained, fails):
     assert sorted(os.listdir(trained)) == before
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
 def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(trained, tmp_path, number, code):
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
@@ -217,6 +215,16 @@ def test_determinism_can_be_verified(tmp_path, capfd):
     assert main.main(arguments) == 0
     assert re.search(r"^25 steps, twice: equal weights [0-9a-f]{64}$", capfd.readouterr().out, re.M)
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_is_remembered_like_a_termination(capsys):
+    with main._Signals() as signals:
+        assert not signals.received()
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received()
+    assert "once more to stop at once" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 # Mistakes
