@@ -131,6 +131,7 @@ class Run:
     def __init__(self, folder: Path, record: dict):
         self.folder = folder
         self._record = json.loads(json.dumps(record))
+        self._state = None
 
     def __enter__(self):
         self._take_lock()
@@ -162,21 +163,22 @@ class Run:
             if any(path.name != LOCK_FILE for path in self.folder.iterdir()):
                 self._move_aside("--fresh")
             return True
-        finished, unfinished = self._finished_record(), self._unfinished_record()
+        finished = self._finished_record()
         if finished is not None:
-            differences = _differences(finished, self._record, FINISHED_IDENTITY)
-            longer = _epochs(finished) != _epochs(self._record)
-            if not differences and not longer:
-                return False
-            if differences or unfinished is None:
-                self._move_aside(
-                    "; ".join(differences) or "more epochs, but no state to go on from"
-                )
+            if differences := _differences(finished, self._record, FINISHED_IDENTITY):
+                self._move_aside("; ".join(differences))
                 return True
-        if unfinished is None:
-            if (self.folder / RECORD_FILE).exists():
+            if _epochs(finished) == _epochs(self._record):
+                return False
+        # A finished run is judged without its state: that may be damaged, or gone.
+        self._state = self._read_state()
+        if self._state is None:
+            if finished is not None:
+                self._move_aside("more epochs, but no state to go on from")
+            elif (self.folder / RECORD_FILE).exists():
                 self._move_aside("its weights are not those of its run.json")
             return True
+        unfinished = self._state[1]["run"]
         if differences := _differences(unfinished, self._record, RECORD_IDENTITY):
             raise RunError(
                 f"{self.folder}: expected an unfinished run of the same kind, found other values: "
@@ -230,7 +232,7 @@ class Run:
         Raises:
             RunError: the one before it is damaged too.
         """
-        state = self._read_state()
+        state, self._state = self._state or self._read_state(), None
         return None if state is None else (state[0], state[1]["progress"])
 
     def _take_lock(self):
@@ -255,10 +257,6 @@ class Run:
         record, weights = read_record(self.folder), self.folder / WEIGHTS_FILE
         whole = weights.exists() and file_sha256(weights) == record["weights_file_sha256"]
         return record if whole else None
-
-    def _unfinished_record(self):
-        state = self._read_state()
-        return None if state is None else state[1]["run"]
 
     def _read_state(self):
         newest, previous = self.folder / STATE_FILE, self.folder / PREVIOUS_STATE_FILE

@@ -245,6 +245,9 @@ def finish(folder, record=FINISHED):
 def test_a_finished_run_has_nothing_to_do(folder):
     finish(folder)
     assert not begin(folder)
+    (folder / "state.bin").write_bytes(b"damaged")
+    (folder / "state.previous.bin").unlink()
+    assert not begin(folder)
     (folder / "state.bin").unlink()
     assert not begin(folder)
 
