@@ -47,6 +47,7 @@ class Model:
         self._folded = self._build(folded=True)
         self._probabilities = tf.function(
             self._infer,
+            autograph=False,
             input_signature=[
                 tf.TensorSpec([None, *input_shape], tf.uint8),
                 tf.TensorSpec(input_shape, tf.float32),

@@ -98,7 +98,7 @@ class TrainStep:
                 f"{self._strategy.num_replicas_in_sync}; batch norm is not synchronized"
             )
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(self, order: tf.Tensor, position: tf.Tensor, step: tf.Tensor, rate: tf.Tensor):
         """Train on one global batch.
 
