@@ -262,13 +262,13 @@ class Run:
         newest, previous = self.folder / STATE_FILE, self.folder / PREVIOUS_STATE_FILE
         if not newest.exists():
             # A kill between two renames leaves the last state under this name.
-            return decode_state(previous) if previous.exists() else None
+            return read_state(previous) if previous.exists() else None
         try:
-            return decode_state(newest)
+            return read_state(newest)
         except RunError as error:
             if not previous.exists():
                 raise
-            state = decode_state(previous)
+            state = read_state(previous)
             warnings.warn(f"{error}; going on from {previous.name}", stacklevel=3)
             with storing(newest):
                 os.replace(newest, self.folder / DAMAGED_STATE_FILE)
@@ -285,6 +285,15 @@ class Run:
         print(f"the run that was in {self.folder} is now in {aside} ({why})", flush=True)
 
 
+def require_same(chief: dict, record: dict) -> None:
+    """Raise ``RunError`` unless a worker's record names the same run as its chief's."""
+    if differences := _differences(chief, record, RECORD_IDENTITY, strict=True):
+        raise RunError(
+            f"expected the run of the chief, found other values: {'; '.join(differences)}; give "
+            "every worker the same command, data and packages"
+        )
+
+
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -299,14 +308,17 @@ def _epochs(record: dict) -> int:
     return record["training_configs"]["epochs"]
 
 
-def _differences(old: dict, new: dict, keys: tuple[str, ...]) -> list[str]:
-    """Every value under ``keys`` that differs, as "name: was A, is B"."""
+def _differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = False) -> list[str]:
+    """Every value under ``keys`` that differs, as "name: was A, is B".
+
+    Without ``strict``, only those that a run may not be continued with.
+    """
     found = []
     for key in keys:
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            names = sorted({*before, *after} - _may_change(key, before, after))
-            found += _differences(before, after, tuple(names))
+            free = set() if strict else _may_change(key, before, after)
+            found += _differences(before, after, tuple(sorted({*before, *after} - free)), strict)
         elif before != after:
             found.append(f"{key}: was {before}, is {after}")
     return found
@@ -342,7 +354,31 @@ def encode_state(arrays: dict[str, np.ndarray], record: dict) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def decode_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+def decode_state(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
+    """What ``encode_state`` was given: the arrays by name, and the record.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: truncated, changed, or not a state.
+    """
+    start = len(MAGIC) + 8
+    if len(data) < start + 32 or not data.startswith(MAGIC):
+        raise ValueError(f"{len(data)} bytes that are not a run's state")
+    body, checksum = memoryview(data)[:-32], data[-32:]
+    if hashlib.sha256(body).digest() != checksum:
+        raise ValueError(f"its SHA-256 does not fit its {len(data)} bytes")
+    (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
+    header = json.loads(bytes(body[start : start + length]))
+    arrays, offset = {}, start + length
+    for name, kind, shape in header["arrays"]:
+        if kind not in STATE_TYPES:
+            raise ValueError(f"{name} has the type {kind}")
+        array = np.frombuffer(body, kind, math.prod(shape), offset).reshape(shape)
+        arrays[name] = array
+        offset += array.nbytes
+    return arrays, header["record"]
+
+
+def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read a state file: the arrays by name, and the record.
 
     Raises:
@@ -351,23 +387,7 @@ def decode_state(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     try:
         if path.stat().st_size > STATE_BYTES_MAX:
             raise ValueError(f"more than {STATE_BYTES_MAX:,} bytes")
-        data = path.read_bytes()
-        start = len(MAGIC) + 8
-        if len(data) < start + 32 or not data.startswith(MAGIC):
-            raise ValueError(f"{len(data)} bytes that are not a run's state")
-        body, checksum = memoryview(data)[:-32], data[-32:]
-        if hashlib.sha256(body).digest() != checksum:
-            raise ValueError(f"its SHA-256 does not fit its {len(data)} bytes")
-        (length,) = struct.unpack("<Q", body[len(MAGIC) : start])
-        header = json.loads(bytes(body[start : start + length]))
-        arrays, offset = {}, start + length
-        for name, kind, shape in header["arrays"]:
-            if kind not in STATE_TYPES:
-                raise ValueError(f"{name} has the type {kind}")
-            array = np.frombuffer(body, kind, math.prod(shape), offset).reshape(shape)
-            arrays[name] = array
-            offset += array.nbytes
-        return arrays, header["record"]
+        return decode_state(path.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path}: damaged: {' '.join(str(error).split())}; if no state is left, start over "

@@ -46,6 +46,12 @@ class DeterminismError(UserError):
     exit_code = 8
 
 
+class WorkerError(UserError):
+    """Another process of the same job is gone, or did not come."""
+
+    exit_code = 9
+
+
 class InterruptedRunError(UserError):
     """A signal ended the training; its state is saved. 75 is EX_TEMPFAIL: start it again."""
 

@@ -15,37 +15,127 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Keras 3 composes the layer of a dozen small operations; the kernel does the same in one pass
     forward and one backward, and takes bfloat16 images with float32 scale, offset and statistics.
     Variables, results, gradients and moving statistics are those of the stock layer, to float32
-    rounding.
+    rounding. Several replicas normalize by the statistics of the whole global batch.
 
     Input and output: float32 or bfloat16 ``[B, H, W, C]``.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalize by the batch's statistics when training, else by the moving ones."""
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if not training:
-            return self._fused(inputs, self.moving_mean, self.moving_variance, False).y
-        fused = self._fused(inputs, (), (), True)
-        count = tf.size(inputs) // inputs.shape[-1]
-        # The kernel returns the unbiased variance (divided by count - 1); Keras averages the
-        # biased one.
-        bessel = tf.cast(count - 1, tf.float32) / tf.cast(count, tf.float32)
-        self._move(self.moving_mean, fused.batch_mean)
-        self._move(self.moving_variance, fused.batch_variance * bessel)
-        return fused.y
-
-    def _fused(self, inputs, mean, variance, is_training):
-        return tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=tf.convert_to_tensor(mean, tf.float32),
-            variance=tf.convert_to_tensor(variance, tf.float32),
-            epsilon=self.epsilon,
-            is_training=is_training,
-        )
+            statistics = (self.moving_mean, self.moving_variance)
+            return _normalize(
+                inputs, gamma, beta, *map(tf.convert_to_tensor, statistics), self.epsilon
+            )
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            outputs, mean, variance = _normalize_batch(inputs, gamma, beta, self.epsilon)
+        else:
+            near = tf.convert_to_tensor(self.moving_mean)
+            outputs, mean, variance = _normalize_global_batch(
+                inputs, gamma, beta, near, self.epsilon, context
+            )
+        self._move(self.moving_mean, mean)
+        self._move(self.moving_variance, variance)
+        return outputs
 
     def _move(self, average, value):
-        average.assign(average * self.momentum + value * (1.0 - self.momentum))
+        assign(average, average * self.momentum + value * (1.0 - self.momentum))
+
+
+def assign(variable: keras.Variable, value: tf.Tensor) -> None:
+    """Give this replica's copy of a variable a value that every replica computes alike."""
+    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+
+
+def _normalize(inputs, gamma, beta, mean, variance, epsilon):
+    """Normalize by given statistics."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=epsilon,
+        is_training=False,
+    ).y
+
+
+def _normalize_batch(inputs, gamma, beta, epsilon):
+    """Normalize by the statistics of these images; also their mean and biased variance."""
+    fused = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=gamma,
+        offset=beta,
+        mean=tf.constant([], tf.float32),
+        variance=tf.constant([], tf.float32),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    count = tf.size(inputs) // inputs.shape[-1]
+    # The kernel returns the unbiased variance (divided by count - 1); Keras averages the biased
+    # one.
+    bessel = tf.cast(count - 1, tf.float32) / tf.cast(count, tf.float32)
+    return fused.y, fused.batch_mean, fused.batch_variance * bessel
+
+
+def _normalize_global_batch(inputs, gamma, beta, near, epsilon, context):
+    """``_normalize_batch`` for the images of all replicas, an equal number on each.
+
+    Two sums of 2 C numbers go between the replicas: the statistics forward, and what they
+    contribute to the gradient backward.
+
+    Args:
+        inputs: ``[B, H, W, C]``, this replica's.
+        gamma: float32 ``[C]``.
+        beta: float32 ``[C]``.
+        near: float32 ``[C]``, the same on all replicas and not far from the mean: squares of
+            differences from it do not cancel.
+        epsilon: added to the variance.
+        context: of this replica.
+    """
+    replicas = context.num_replicas_in_sync
+
+    def mean_over_replicas(*vectors):
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat(vectors, 0))
+        return tf.split(total / replicas, 2)
+
+    @tf.custom_gradient
+    def normalize(inputs, gamma, beta):
+        _, mean, variance = _normalize_batch(
+            inputs, tf.ones_like(gamma), tf.zeros_like(beta), epsilon
+        )
+        offset, square = mean_over_replicas(mean - near, variance + (mean - near) ** 2)
+        mean, variance = near + offset, tf.maximum(square - offset**2, 0.0)
+
+        def gradient(dy, *_):
+            local = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=inputs,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.constant([], tf.float32),
+                epsilon=epsilon,
+                is_training=False,
+            )
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+            beta_mean, gamma_mean = mean_over_replicas(
+                local.offset_backprop / count, local.scale_backprop / count
+            )
+            # Of dy, the part along the constant and the part along the normalized images have
+            # no effect on the normalized output.
+            scale = tf.math.rsqrt(variance + epsilon)
+            normalized = (tf.cast(inputs, tf.float32) - mean) * scale
+            without_effect = gamma * scale * (beta_mean + normalized * gamma_mean)
+            dx = tf.cast(local.x_backprop, tf.float32) - without_effect
+            return tf.cast(dx, inputs.dtype), local.scale_backprop, local.offset_backprop
+
+        outputs = _normalize(inputs, gamma, beta, mean, variance, epsilon)
+        return (outputs, mean, variance), gradient
+
+    return normalize(inputs, gamma, beta)
 
 
 class Conv2D(keras.layers.Conv2D):

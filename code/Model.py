@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 import Hardware
 import ImageUtils
+from Distribution import describe, devices_of, is_chief
 from Network import folded_weights, resnet_v1, updated_variables
 from Optimization import make_optimizer
 from Training import Progress, Training
-from TrainStep import TrainStep, epoch_order, step_seed, training_batch
+from TrainStep import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
 INFERENCE_BATCH = 500
+
+
+class _Inference(NamedTuple):
+    """The network without batch norm on one device."""
+
+    device: str
+    network: keras.Model
+    probabilities: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Model:
@@ -23,6 +35,7 @@ class Model:
         model_configs: the complete dictionary of Configure.py.
         input_shape: height, width, channels.
         num_classes: >= 2.
+        strategy: of ``Distribution.make_strategy``, for training; the default one for None.
 
     Attributes:
         network: ``keras.Model`` from normalized images to logits.
@@ -38,21 +51,16 @@ class Model:
         model_configs: dict,
         input_shape: tuple[int, int, int] = (32, 32, 3),
         num_classes: int = 10,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.configs = dict(model_configs)
         self.precision, self.precision_reason = Hardware.choose_precision(self.configs["precision"])
         self._input_shape, self._num_classes = input_shape, num_classes
-        self.network = self._build()
+        self._strategy = strategy or tf.distribute.get_strategy()
+        with self._strategy.scope():
+            self.network = self._build()
         self.mean = np.zeros(input_shape, np.float32)
-        self._folded = self._build(folded=True)
-        self._probabilities = tf.function(
-            self._infer,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec([None, *input_shape], tf.uint8),
-                tf.TensorSpec(input_shape, tf.float32),
-            ],
-        )
+        self._inference = [self._make_inference(device) for device in devices_of(self._strategy)]
 
     def train(
         self,
@@ -85,11 +93,12 @@ class Model:
         self.check_training_data(x_train, y_train, training_configs)
         self.mean = ImageUtils.pixel_mean(x_train)
         trained, average = self.network, None
-        if training_configs["ema_decay"]:
-            average = self._build()
-            average.set_weights(trained.get_weights())
         updated = [variable.value for variable in updated_variables(trained)]
-        optimizer = make_optimizer(updated, training_configs)
+        with self._strategy.scope():
+            optimizer = make_optimizer(updated, training_configs)
+            if training_configs["ema_decay"]:
+                average = self._build()
+                average.set_weights(trained.get_weights())
         step = TrainStep(
             trained,
             updated,
@@ -100,6 +109,7 @@ class Model:
             self.mean,
             self.configs["seed"],
             training_configs,
+            self._strategy,
         )
         self.network = average or trained  # what is tested and saved
 
@@ -116,6 +126,8 @@ class Model:
             self.configs["seed"],
             training_configs,
             validate,
+            alone=describe(self._strategy)["workers"] == 1,
+            bar=is_chief(self._strategy),
             **loop,
         ).run()
 
@@ -124,6 +136,7 @@ class Model:
     ) -> None:
         """Raise ``ValueError`` if ``train`` could not begin with this."""
         self._check(x_train, y_train)
+        check_batch_size(training_configs["batch_size"], self._strategy.num_replicas_in_sync)
         if len(x_train) < training_configs["batch_size"]:
             raise ValueError(
                 f"batch_size: expected at most {len(x_train)}, the number of training images, "
@@ -194,13 +207,31 @@ class Model:
             ValueError: images of another type or shape.
         """
         self._check(x)
-        self._folded.set_weights(folded_weights(self.network, self._folded))
+        weights = folded_weights(self.network, self._inference[0].network)
         mean = tf.constant(self.mean)
-        parts = [
-            self._probabilities(tf.constant(x[first : first + INFERENCE_BATCH]), mean).numpy()
-            for first in range(0, len(x), INFERENCE_BATCH)
-        ]
+        for inference in self._inference:
+            inference.network.set_weights(weights)
+        # The devices take turns; a GPU computes while the next one is given its part.
+        parts = []
+        for first in range(0, len(x), INFERENCE_BATCH):
+            inference = self._inference[len(parts) % len(self._inference)]
+            with tf.device(inference.device):
+                images = tf.constant(x[first : first + INFERENCE_BATCH])
+                parts.append(inference.probabilities(images, mean))
         return np.concatenate([np.empty((0, self._num_classes), np.float32), *parts])
+
+    def _make_inference(self, device: str) -> _Inference:
+        with tf.device(device):
+            network = self._build(folded=True)
+        probabilities = tf.function(
+            lambda images, mean: self._infer(network, images, mean),
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec([None, *self._input_shape], tf.uint8),
+                tf.TensorSpec(self._input_shape, tf.float32),
+            ],
+        )
+        return _Inference(device, network, probabilities)
 
     def _build(self, folded: bool = False) -> keras.Model:
         return resnet_v1(
@@ -214,11 +245,11 @@ class Model:
             folded,
         )
 
-    def _infer(self, images, mean):
+    def _infer(self, network, images, mean):
         images = ImageUtils.normalize(images, mean)
-        probabilities = tf.nn.softmax(self._folded(images, training=False))
+        probabilities = tf.nn.softmax(network(images, training=False))
         if self.configs["test_time_flip"]:
-            mirrored = tf.nn.softmax(self._folded(images[:, :, ::-1], training=False))
+            mirrored = tf.nn.softmax(network(images[:, :, ::-1], training=False))
             probabilities = (probabilities + mirrored) / 2
         return probabilities
 

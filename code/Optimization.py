@@ -14,6 +14,8 @@ import tensorflow as tf
 class Optimizer:
     """Slots for a list of variables, and an update. Subclasses say which.
 
+    Each replica updates its own copy of everything; they stay equal, as their gradients are.
+
     Attributes:
         variables: everything that must be saved to go on: the iteration and the slots.
     """
@@ -24,7 +26,7 @@ class Optimizer:
         self._trainable = trainable
         self.iterations = tf.Variable(0, dtype=tf.int64, name="iterations", trainable=False)
         self._slots = [
-            [tf.Variable(tf.zeros_like(v), trainable=False) for v in trainable]
+            [tf.Variable(tf.zeros(v.shape), trainable=False) for v in trainable]
             for _ in self.slot_names
         ]
 
@@ -37,7 +39,7 @@ class Optimizer:
         """Update every variable once.
 
         Args:
-            gradients: one float32 tensor for each variable.
+            gradients: one float32 tensor for each variable, of the global batch.
             learning_rate: float32 scalar.
         """
         step = tf.cast(self.iterations + 1, tf.float32)
@@ -47,7 +49,9 @@ class Optimizer:
         ):
             handles = (slot.handle for slot in slots)
             self._update(variable.handle, gradient, learning_rate, constants, *handles)
-        self.iterations.assign_add(1)
+        tf.raw_ops.AssignAddVariableOp(
+            resource=self.iterations.handle, value=tf.constant(1, tf.int64)
+        )
 
     def _constants(self, step):
         return ()

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from ImageUtils import DROPOUT, BatchPart, augment, batch_part, normalize, stream_seed
-from Layers import dropout_stream
+from Layers import assign, dropout_stream
 from Network import l2_kernels
 from Optimization import Optimizer
 
@@ -55,18 +55,23 @@ def training_batch(
 class TrainStep:
     """Holds the whole data set as one tensor and trains on the images whose indices it is given.
 
-    All randomness is a pure function of (seed, step, place in the global batch).
+    All randomness is a pure function of (seed, step, place in the global batch), and each replica
+    of the strategy takes an equal part of the global batch: any number of them train alike.
 
     Args:
-        network: images to logits.
+        network: images to logits, made in the strategy's scope.
         variables: what the optimizer updates.
-        optimizer: of ``Optimization.make_optimizer``, for ``variables``.
-        average: a network whose weights follow those of ``network``, or None.
+        optimizer: of ``Optimization.make_optimizer``, for ``variables``, made in the scope.
+        average: a network whose weights follow those of ``network``, made in the scope, or None.
         images: uint8 ``[N, H, W, C]``.
         labels: int32 ``[N]``.
         mean: float32 ``[H, W, C]``.
         seed: 0..2^31 - 1.
         configs: the complete ``training_configs``.
+        strategy: of ``Distribution.make_strategy``; the default one for None.
+
+    Raises:
+        ValueError: a ``batch_size`` that is no multiple of the number of replicas.
     """
 
     def __init__(
@@ -80,26 +85,35 @@ class TrainStep:
         mean: np.ndarray,
         seed: int,
         configs: dict,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self._network = network
         self._variables = variables
         self._decayed = {id(kernel.value) for kernel in l2_kernels(network)}
         self._optimizer = optimizer
         self._average = average
-        self._images = tf.constant(images)
-        self._labels = tf.constant(labels)
-        self._mean = tf.constant(mean)
         self._seed = seed
         self._configs = configs
-        self._strategy = tf.distribute.get_strategy()
-        if self._strategy.num_replicas_in_sync != 1:
-            raise ValueError(
-                "strategy: expected one replica, found "
-                f"{self._strategy.num_replicas_in_sync}; batch norm is not synchronized"
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._replicas = self._strategy.num_replicas_in_sync
+        check_batch_size(configs["batch_size"], self._replicas)
+        # Each device has its own copy of the data: nothing but indices goes there in a step.
+        self._data = [
+            self._strategy.experimental_distribute_values_from_function(
+                lambda _, array=array: tf.constant(array)
             )
+            for array in (images, labels, mean)
+        ]
 
     @tf.function(autograph=False)
-    def run(self, order: tf.Tensor, position: tf.Tensor, step: tf.Tensor, rate: tf.Tensor):
+    def run(
+        self,
+        order: tf.Tensor,
+        position: tf.Tensor,
+        step: tf.Tensor,
+        rate: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Train on one global batch.
 
         Args:
@@ -107,37 +121,69 @@ class TrainStep:
             position: int32 scalar, place of the batch's first image in ``order``.
             step: int64 scalar, completed steps of the whole run.
             rate: float32 scalar, the learning rate.
+            stop: float32 scalar, 1 if this process was told to stop, else 0.
 
         Returns:
-            Mean loss (float32, without L2) and number of right answers (int32) of the batch as it
-            was trained on; the second means nothing with mixup.
+            Mean loss (float32, without L2) and number of right answers (float32) of the global
+            batch as it was trained on, the second of no meaning with mixup; and the number of
+            replicas (float32) whose process was told to stop.
         """
-        return self._strategy.run(self._step, (order, position, step, rate))
+        results = self._strategy.run(self._step, (*self._data, order, position, step, rate, stop))
+        return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
 
-    def _step(self, order, position, step, rate):
+    def _step(self, all_images, all_labels, mean, order, position, step, rate, stop):
         batch_size = self._configs["batch_size"]
+        count = batch_size // self._replicas
+        first = 0
+        if self._replicas > 1:
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group * count
         seed = step_seed(self._seed, step)
-        part = batch_part(0, batch_size, batch_size, self._configs)
+        part = batch_part(first, count, batch_size, self._configs)
         indices = tf.gather(order, position + part.positions)
         images, labels = training_batch(
-            tf.gather(self._images, indices),
-            tf.gather(self._labels, indices),
-            self._mean,
+            tf.gather(all_images, indices),
+            tf.gather(all_labels, indices),
+            mean,
             seed,
             part,
             self._configs,
             self._network.output_shape[-1],
         )
+        with dropout_stream(stream_seed(seed, DROPOUT), first):
+            return self.update(images, labels, rate, stop)
+
+    def update(
+        self, images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor, stop: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Forward, backward and update on this replica's part of the global batch.
+
+        Args:
+            images: float32 ``[B, H, W, C]``, of ``training_batch``.
+            labels: float32 ``[B, K]``.
+            rate: see ``run``; the results too.
+            stop: see ``run``.
+        """
         with tf.GradientTape() as tape:
-            with dropout_stream(stream_seed(seed, DROPOUT)):
-                logits = self._network(images, training=True)
+            logits = self._network(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_sum(losses) / batch_size
+            loss = tf.reduce_sum(losses) / self._configs["batch_size"]
         gradients = tape.gradient(loss, self._variables)
+        right = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
+        right = tf.math.count_nonzero(right, dtype=tf.float32)
+        *gradients, loss, right, stop = self._sum_over_replicas([*gradients, loss, right, stop])
         self._optimizer.apply(self._with_l2(gradients), rate)
         self._move_average()
-        right = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
-        return loss, tf.math.count_nonzero(right, dtype=tf.int32)
+        return loss, right, stop
+
+    def _sum_over_replicas(self, tensors):
+        """All in one piece: what an exchange costs is mostly its number of messages."""
+        if self._replicas == 1:
+            return tensors
+        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+        context = tf.distribute.get_replica_context()
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        parts = tf.split(total, [tensor.shape.num_elements() for tensor in tensors])
+        return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     def _with_l2(self, gradients):
         """Add the gradient of l2 * sum(kernel^2): the update of L2 in the loss, for less work."""
@@ -152,4 +198,16 @@ class TrainStep:
             return
         share = 1.0 - self._configs["ema_decay"]
         for shadow, variable in zip(self._average.weights, self._network.weights, strict=True):
-            shadow.assign_sub(share * (shadow - variable))
+            before = tf.convert_to_tensor(shadow)
+            assign(shadow, before - share * (before - tf.convert_to_tensor(variable)))
+
+
+def check_batch_size(batch_size: int, replicas: int) -> None:
+    """Raise ``ValueError`` unless each replica gets an equal part of the global batch."""
+    if batch_size % replicas:
+        below = batch_size - batch_size % replicas
+        nearest = below + replicas if 2 * (batch_size - below) > replicas or not below else below
+        raise ValueError(
+            f"batch_size: expected a multiple of {replicas}, the number of replicas, found "
+            f"{batch_size}; the nearest is {nearest}"
+        )

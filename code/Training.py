@@ -55,8 +55,10 @@ class Training:
         validate: gives the validation loss and accuracy, or None for each.
         run: a ``Checkpoint.Run`` to save to and go on from, or None.
         save_seconds: between saves within an epoch; there is one at the end of each anyway.
-        stop: asked once a step; True saves and ends the training.
+        stop: asked once a step; True saves and ends the training, with all workers at one step.
         on_epoch: called with each row of the history and the number of epochs.
+        alone: no other process takes part.
+        bar: show a progress bar if there is a terminal.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Training:
         save_seconds: float = 600.0,
         stop: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[dict, int], None] = lambda row, epochs: None,
+        alone: bool = True,
+        bar: bool = True,
     ):
         self._step = step
         self._variables = variables
@@ -82,6 +86,9 @@ class Training:
         self._save_seconds = save_seconds
         self._stop = stop
         self._on_epoch = on_epoch
+        self._alone = alone
+        self._bar = bar
+        self._stopping = False
         self._steps = images // configs["batch_size"]
 
     def run(self) -> Progress:
@@ -101,7 +108,7 @@ class Training:
                 initial=progress.step % self._steps,
                 desc=f"epoch {epoch + 1}/{epochs}",
                 leave=False,
-                disable=None,
+                disable=None if self._bar else True,
             ) as bar:
                 self._train_epoch(epoch, progress, bar)
             row = self._row(epoch, progress)
@@ -111,7 +118,7 @@ class Training:
             progress.losses, progress.right, progress.epoch_seconds = [], 0, 0.0
             self._save(progress)
             self._on_epoch(row, epochs)
-            if self._stop() and len(progress.history) < epochs:
+            if self._stopping and len(progress.history) < epochs:
                 raise InterruptedRunError(_STOPPED.format(progress.step))
         return progress
 
@@ -122,18 +129,21 @@ class Training:
         first, pending = epoch * self._steps, []
         for index in range(progress.step - first, self._steps):
             rate = learning_rate(first + index, self._steps, self._configs)
+            stop = self._stop()
             pending.append(
                 self._step.run(
                     order,
                     tf.constant(index * batch_size, tf.int32),
                     tf.constant(first + index, tf.int64),
                     tf.constant(rate, tf.float32),
+                    tf.constant(float(stop), tf.float32),
                 )
             )
             # After its last step an epoch still lacks its row: ``run`` saves it with that.
             last = index == self._steps - 1
-            stop = not last and self._stop()
-            if last or stop or len(pending) == STEPS_BETWEEN_READINGS:
+            # Several workers find out together, from the results of a step.
+            self._stopping |= self._alone and stop
+            if last or self._stopping or len(pending) == STEPS_BETWEEN_READINGS:
                 self._read(pending, progress)
                 bar.set_postfix(
                     {
@@ -146,20 +156,21 @@ class Training:
                 bar.update(len(pending))
                 pending = []
                 if not last:
-                    self._save_if_due(progress, stop)
+                    self._save_if_due(progress)
 
     def _read(self, pending: list, progress: Progress) -> None:
         """Take the results of steps, which waits for them: on a GPU, once in many steps."""
-        for loss, right in pending:
+        for loss, right, stopping in pending:
             progress.losses.append(float(loss))
             progress.right += int(right)
             progress.step += 1
+            self._stopping |= float(stopping) > 0
             if not np.isfinite(progress.losses[-1]):
                 raise DivergedError(_DIVERGED.format("a loss that is", progress.step))
         progress.epoch_seconds += self._clock(progress)
 
-    def _save_if_due(self, progress: Progress, stop: bool) -> None:
-        if stop:
+    def _save_if_due(self, progress: Progress) -> None:
+        if self._stopping:
             self._save(progress)
             raise InterruptedRunError(_STOPPED.format(progress.step))
         if time.perf_counter() - self._last_save > self._save_seconds:

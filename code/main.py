@@ -29,7 +29,8 @@ EPILOG = """\
 exit codes: 0 done; 1 a defect of the program; 2 a wrong flag or value; 3 data that is missing or
 broken; 4 a download that failed; 5 a saved run that is missing, damaged, or of something else;
 6 a place that cannot be written; 7 a loss that is no longer a number; 8 results that do not
-repeat; 75 stopped by a signal and saved: start the same command again; 130 interrupted elsewhere"""
+repeat; 9 a worker of the same job that is gone; 75 stopped by a signal and saved: start the same
+command again; 130 interrupted elsewhere"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,47 +89,61 @@ def _fail(line: str, code: int) -> int:
 def train(args: argparse.Namespace) -> None:
     """Train one configuration, or go on with it, and save the run."""
     model_configs, training_configs = Configure.configure(args.preset, _overrides(args))
-    import Checkpoint
     import DataLoader
 
-    _import_tensorflow()
-    from Model import Model
-
     data = DataLoader.load_data(args.data_dir, training_configs["dataset"], args.mirror)
-    x_train, y_train, x_valid, y_valid = DataLoader.train_valid_split(
+    split = DataLoader.train_valid_split(
         *data[:2], training_configs["valid_size"], model_configs["seed"]
     )
-    if args.verify_determinism:
-        _verify_determinism(lambda: Model(model_configs), x_train, y_train, training_configs)
-        return
-    model = Model(model_configs)
-    record = _describe_run(args.preset, model, training_configs, data)
-    model.check_training_data(x_train, y_train, training_configs)
-    folder = _run_folder(args)
-    with Checkpoint.Run(folder, record) as run, _Signals() as signals:
-        run.require_space(STATE_BYTES_PER_PARAMETER * record["parameters"])
-        if not run.begin(args.fresh):
-            print(f"{folder}: this very run is finished; nothing to do")
+    _import_tensorflow()
+    import Distribution
+    from Model import Model
+
+    with Distribution.joining(args.strategy) as strategy:
+        model = Model(model_configs, strategy=strategy)
+        model.check_training_data(*split[:2], training_configs)
+        if args.verify_determinism:
+            _verify_determinism(
+                lambda: Model(model_configs, strategy=strategy), *split[:2], training_configs
+            )
             return
-        print(
-            f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
-            f"{record['network']}: {record['parameters']:,} parameters, {model.precision} "
-            f"({model.precision_reason})\ninto {folder}",
-            flush=True,
-        )
-        _write_data_pictures(folder, model, x_train, y_train, record)
+        record = _describe_run(args.preset, model, training_configs, data)
+        record["hardware"].update(Distribution.describe(strategy))
+        _train_run(args, model, record, split, strategy)
+
+
+def _train_run(args, model, record, split, strategy) -> None:
+    """Train in a folder; of several processes the chief alone writes and speaks."""
+    import Distribution
+
+    x_train, y_train, x_valid, y_valid = split
+    chief, folder = Distribution.is_chief(strategy), _run_folder(args)
+    with Distribution.SharedRun(strategy, folder, record) as run, _Signals() as signals:
+        if not run.begin(args.fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
+            if chief:
+                print(f"{folder}: this very run is finished; nothing to do")
+            return
+        if chief:
+            print(
+                f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation "
+                f"images\n{record['network']}: {record['parameters']:,} parameters, "
+                f"{model.precision} ({model.precision_reason})\ninto {folder}",
+                flush=True,
+            )
+            _write_data_pictures(folder, model, x_train, y_train, record)
         progress = model.train(
             x_train,
             y_train,
-            training_configs,
+            record["training_configs"],
             x_valid,
             y_valid,
             run=run,
             save_seconds=60 * args.save_minutes,
             stop=signals.received,
-            on_epoch=_print_epoch,
+            on_epoch=_print_epoch if chief else lambda row, epochs: None,
         )
-        _save_run(folder, model, record, progress)
+        if chief:
+            _save_run(folder, model, record, progress)
 
 
 def _verify_determinism(make_model, x_train, y_train, training_configs):
@@ -438,6 +453,12 @@ def _add_verb(parser, verb) -> None:
             "--verify-determinism",
             action="store_true",
             help=f"train {VERIFIED_STEPS} steps twice, compare all bits, and save nothing",
+        )
+        add(
+            "--strategy",
+            choices=("auto", "one", "mirrored", "multiworker"),
+            default="auto",
+            help="of tf.distribute; auto finds a cluster (TF_CONFIG, Slurm) or several GPUs",
         )
         add(
             "--save-minutes",

@@ -137,7 +137,7 @@ def readers(folder: Path) -> dict:
         "private .npy": (folder / "images.npy", array(), read_images),
         "PNG": (folder / "image.png", picture("PNG"), read_images),
         "JPEG": (folder / "image.jpg", picture("JPEG"), read_images),
-        "state": (folder / Checkpoint.STATE_FILE, state, Checkpoint.decode_state),
+        "state": (folder / Checkpoint.STATE_FILE, state, Checkpoint.read_state),
         "run.json": (
             folder / Checkpoint.RECORD_FILE,
             json.dumps(record).encode(),
