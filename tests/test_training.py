@@ -103,9 +103,9 @@ def test_the_history_has_the_columns_of_the_report():
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch, loss):
     step = TrainStep.run
 
-    def diverge_at_step_7(self, order, position, number, rate):
-        mean_loss, right = step(self, order, position, number, rate)
-        return (loss if number == 6 else mean_loss), right
+    def diverge_at_step_7(self, order, position, number, *more):
+        mean_loss, *others = step(self, order, position, number, *more)
+        return (loss if number == 6 else mean_loss), *others
 
     monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
     run = MemoryRun()
@@ -117,8 +117,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch,
 def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
     step = TrainStep.run
 
-    def spoil_at_step_7(self, order, position, number, rate):
-        result = step(self, order, position, number, rate)
+    def spoil_at_step_7(self, order, position, number, *more):
+        result = step(self, order, position, number, *more)
         if number == 6:
             self._network.weights[0].assign(self._network.weights[0] * np.nan)
         return result
