@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test crash-test fuzz clean
+.PHONY: quickstart test crash-test fuzz bench clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) code/main.py train --preset quickstart
@@ -13,8 +13,8 @@ quickstart: $(VENV)/.installed
 		"augmented_batch.png, curves.png, confusion_matrix.png and mistakes.png."
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check code tests
-	$(VENV)/bin/ruff format --check code tests
+	$(VENV)/bin/ruff check code tests benchmarks
+	$(VENV)/bin/ruff format --check code tests benchmarks
 	$(RUN) -m pytest
 
 crash-test: $(VENV)/.installed-dev
@@ -22,6 +22,9 @@ crash-test: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(RUN) tests/fuzz.py --cases 2000
+
+bench: $(VENV)/.installed-bench
+	$(RUN) benchmarks/throughput.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
@@ -39,4 +42,8 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed requirements-bench.txt
+	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
 	@touch $@

@@ -234,7 +234,7 @@ def _find_cluster():
     if os.environ.get("TF_CONFIG"):
         _check_tf_config(os.environ["TF_CONFIG"])
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return _find_slurm_cluster()
     return None
 
@@ -257,12 +257,12 @@ def _check_tf_config(text: str) -> None:
 
 
 def _find_slurm_cluster():
-    options = {}
-    if not tf.config.list_physical_devices("GPU"):
-        # The resolver hands out GPUs to tasks, and fails where there are none to hand out.
-        tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
-        options = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
     try:
+        options = {}
+        if not tf.config.list_physical_devices("GPU"):
+            # The resolver hands out GPUs to tasks, and fails where there are none to hand out.
+            tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+            options = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
         cluster = tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
         address = cluster.cluster_spec().task_address(cluster.task_type, cluster.task_id)
     except (RuntimeError, ValueError, KeyError, OSError) as error:

@@ -26,6 +26,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def has_gpu() -> bool:
+    """If TensorFlow sees a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def choose_precision(requested: str) -> tuple[str, str]:
     """Resolve "auto", and say why.
 

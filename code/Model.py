@@ -110,6 +110,7 @@ class Model:
             self.configs["seed"],
             training_configs,
             self._strategy,
+            xla=Hardware.has_gpu(),
         )
         self.network = average or trained  # what is tested and saved
 

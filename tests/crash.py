@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ TRAIN = [
 ]
 STEPS = 36
 KILLED = -9
+RANDOM = "SIGKILL at a random moment"
+SIGTERM = "SIGTERM at a random moment"
 
 
 def start(folder: Path, point: str = "", number: int = 0) -> subprocess.Popen:
@@ -36,6 +39,13 @@ def start(folder: Path, point: str = "", number: int = 0) -> subprocess.Popen:
     )
 
 
+def finish(folder: Path) -> None:
+    """Train to the end."""
+    process = start(folder)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
 def digest(folder: Path) -> tuple[str, str]:
     """Digests of the weights and of the history of a finished run."""
     record = json.loads((folder / "run.json").read_text())
@@ -43,55 +53,67 @@ def digest(folder: Path) -> tuple[str, str]:
 
 
 def kill_once(folder: Path, generator: np.random.Generator) -> tuple[str, int]:
-    """Start the training and kill it somewhere; gives the place and the exit code."""
+    """Start the training and end it somewhere; gives the place and the exit code."""
     from crash_child import POINTS
 
-    point = str(generator.choice([*POINTS, "at a random moment"]))
-    if point != "at a random moment":
-        highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 8}
-        process = start(folder, point, int(generator.integers(1, highest.get(point, 12) + 1)))
-    else:
+    point = str(generator.choice([*POINTS, RANDOM, SIGTERM]))
+    if point in (RANDOM, SIGTERM):
         process = start(folder)
         time.sleep(generator.uniform(2, 12))
-        process.kill()
+        process.send_signal(signal.SIGKILL if point == RANDOM else signal.SIGTERM)
+    else:
+        highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 8}
+        process = start(folder, point, int(generator.integers(1, highest.get(point, 12) + 1)))
     _, errors = process.communicate(timeout=600)
-    assert process.returncode in (0, KILLED), errors
+    assert process.returncode in (0, KILLED, *((75, -15) if point == SIGTERM else ())), errors
     return point, process.returncode
 
 
-def crash(kills: int, seed: int = 0, kills_per_run: int = 8) -> collections.Counter:
-    """Kill trainings ``kills`` times in all, letting each finish in the end.
+def damage(folder: Path, generator: np.random.Generator) -> str | None:
+    """Spoil the newest state if there is one before it; gives what was done."""
+    newest, previous = folder / "state.bin", folder / "state.previous.bin"
+    if not (newest.exists() and previous.exists()):
+        return None
+    data, place = bytearray(newest.read_bytes()), int(generator.integers(newest.stat().st_size))
+    how = str(generator.choice(["a bit flipped", "cut short", "emptied"]))
+    if how == "a bit flipped":
+        data[place] ^= 1 << int(generator.integers(8))
+    newest.write_bytes({"cut short": data[:place], "emptied": b""}.get(how, data))
+    return f"newest state {how}"
+
+
+def crash(
+    count: int, seed: int = 0, kills_per_run: int = 8
+) -> tuple[collections.Counter, collections.Counter, int]:
+    """End trainings ``count`` times in all, letting each finish in the end.
 
     Returns:
-        How often a training was killed at each place, and the finished runs.
+        How often a training was ended at each place, how often its newest state was damaged
+        then, and the number of finished runs.
 
     Raises:
         AssertionError: a run that ended in other bits, or left a half-written file.
     """
     generator = np.random.default_rng(seed)
-    counts = collections.Counter()
+    kills, damages, runs = collections.Counter(), collections.Counter(), 0
     with tempfile.TemporaryDirectory() as parent:
         left_alone = Path(parent, "left-alone")
-        first = start(left_alone)
-        _, errors = first.communicate(timeout=600)
-        assert first.returncode == 0, errors
+        finish(left_alone)
         expected = digest(left_alone)
-        while sum(counts.values()) - counts["runs"] < kills:
-            folder = Path(parent, f"run{counts['runs']}")
-            for _ in range(kills_per_run):
+        while kills.total() < count:
+            folder = Path(parent, f"run{runs}")
+            for _ in range(min(kills_per_run, count - kills.total())):
                 point, code = kill_once(folder, generator)
                 if code == 0:
                     break
-                counts[point] += 1
-                if sum(counts.values()) - counts["runs"] == kills:
-                    break
-            last = start(folder)
-            _, errors = last.communicate(timeout=600)
-            assert last.returncode == 0, errors
+                kills[point] += 1
+                if generator.random() < 0.25 and (how := damage(folder, generator)):
+                    damages[how] += 1
+            finish(folder)
             assert digest(folder) == expected, folder
             assert not list(folder.glob(".*.tmp")), "a half-written file"
-            counts["runs"] += 1
-    return counts
+            runs += 1
+    return kills, damages, runs
 
 
 if __name__ == "__main__":
@@ -99,8 +121,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    result = crash(arguments.kills, arguments.seed)
-    runs = result.pop("runs")
-    for place, count in result.most_common():
-        print(f"{count:>4} killed {place}")
-    print(f"{sum(result.values())} kills in {runs} runs, all ended in the bits of a run left alone")
+    kills, damages, runs = crash(arguments.kills, arguments.seed)
+    for place, number in [*kills.most_common(), *damages.most_common()]:
+        print(f"{number:>4}  {place}")
+    print(f"{kills.total()} kills in {runs} runs, all ended in the bits of a run left alone")

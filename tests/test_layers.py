@@ -117,9 +117,9 @@ def test_batch_norm_is_the_same_in_a_graph():
 # Conv2D
 
 
-def convolutions(**kwargs):
+def convolutions(kernel_size=3, **kwargs):
     """Ours and Keras's with the same kernel and a bias that is not zero."""
-    arguments = {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}
+    arguments = {"filters": 4, "kernel_size": kernel_size, "strides": 2, "padding": "same"}
     ours, stock = Conv2D(**arguments, **kwargs), keras.layers.Conv2D(**arguments)
     for layer in (ours, stock):
         layer.build((None, 6, 6, CHANNELS))
@@ -137,9 +137,10 @@ def output_and_gradients(layer):
     return y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("bias_gradient", [False, True])
-def test_convolution_gives_the_output_and_gradients_of_keras(bias_gradient):
-    ours, stock = convolutions(bias_gradient=bias_gradient)
+def test_convolution_gives_the_output_and_gradients_of_keras(bias_gradient, kernel_size):
+    ours, stock = convolutions(kernel_size, bias_gradient=bias_gradient)
     *found, found_bias = output_and_gradients(ours)
     *expected, expected_bias = output_and_gradients(stock)
     for one, other in zip(found, expected, strict=True):
@@ -148,6 +149,18 @@ def test_convolution_gives_the_output_and_gradients_of_keras(bias_gradient):
         assert_close(found_bias, expected_bias, 1e-5)
     else:
         assert found_bias is None
+
+
+def test_a_narrow_shortcut_of_an_odd_batch_does_not_write_past_its_memory():
+    x = random((25, 32, 32, 2))
+    layer = Conv2D(4, 1, strides=2, padding="same")
+    layer.build(x.shape)
+    for _ in range(60):  # the stock layer has ended the process by then
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x))
+        gradient = tape.gradient(loss, layer.kernel.value)
+    expected = tf.reduce_sum(x[:, ::2, ::2], axis=[0, 1, 2])
+    assert_close(gradient[0, 0], tf.repeat(expected[:, None], 4, axis=1), 1e-3)
 
 
 def test_convolution_computes_the_gradient_of_its_bias_unless_told():

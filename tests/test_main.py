@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -34,14 +35,19 @@ FILES = {
 }
 
 
-def start(*arguments, cwd="/"):
-    """Start ``python main.py`` as a process."""
+def start(*arguments, cwd="/", file_bytes=None):
+    """Start ``python main.py`` as a process, of which a file may have so many bytes."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
     return subprocess.Popen(
         [sys.executable, MAIN, *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=limit if file_bytes else None,
     )
 
 
@@ -201,6 +207,32 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(trained, tmp_p
     assert digest(folder) == digest(trained)
 
 
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ("train", *TINY, "--width", "16", "--save-dir", folder)
+    # Room for each picture, not for the state of 78,666 parameters.
+    code, _, err = finish(start(*arguments, file_bytes=300_000))
+    assert code == 6
+    assert err.startswith(f"error: cannot write {folder}/state.bin: File too large")
+    assert len(err.splitlines()) == 1
+    assert {path.name for path in folder.iterdir()} <= FILES - {"state.bin", "run.json"}
+
+
+def test_a_folder_that_vanishes_ends_the_run(tmp_path):
+    folder = tmp_path / "run"
+    process = start("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
+    deadline = time.monotonic() + 200
+    while not (folder / "state.bin").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    folder.rename(tmp_path / "elsewhere")
+    code, _, err = finish(process)
+    assert (code, err.splitlines()) == (6, [err.strip()])
+    assert err.startswith(f"error: cannot write {folder}/")
+    assert (tmp_path / "elsewhere" / "state.bin").exists()
+    assert not folder.exists()
+
+
 def test_an_unfinished_run_of_another_kind_is_refused(trained, tmp_path, fails):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -258,6 +290,7 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         ("train --preset quickstart --batch-size 9001", 2, "batch_size: expected at most 9000"),
         ("train --preset quickstart --valid-size 10000", 2, "valid_size: expected 0..9999"),
         ("train --preset quickstart --save-dir /dev/null/run", 6, "cannot write /dev/null/run"),
+        ("train --preset quickstart --save-dir /sys/run", 6, "cannot write /sys/run"),
         ("train --mirror ftp://mirror/ --data-dir {tmp}", 2, "mirror: expected an http://"),
         ("test --save-dir {tmp}", 5, "{tmp}: expected a finished run, found no run.json"),
         ("test --save-dir {run} --dataset cifar10", 5, "{run}: expected a model trained on"),

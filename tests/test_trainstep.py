@@ -33,7 +33,7 @@ Y = generator.integers(0, CLASSES, IMAGES, np.int32)
 class Run:
     """A small network in training."""
 
-    def __init__(self, configs, dropout=(0.0, 0.0), seed=5):
+    def __init__(self, configs, dropout=(0.0, 0.0), seed=5, xla=False):
         self.configs, self.seed = configs, seed
         self.network = resnet_v1(**INTEGERS, dropout=dropout)
         self.network.set_weights(random_weights(self.network))
@@ -53,6 +53,7 @@ class Run:
             pixel_mean(X),
             seed,
             configs,
+            xla=xla,
         )
 
     def train(self, step, rate=1e-2):
@@ -298,6 +299,14 @@ def test_each_source_of_randomness_differs_from_step_to_step(overrides):
 
     assert loss(0) == loss(0)
     assert len({loss(step) for step in range(4)}) > 1
+
+
+def test_xla_computes_the_same():
+    plain, compiled = (Run(RANDOM, dropout=(0.2, 0.3), xla=xla) for xla in (False, True))
+    for step in range(3):
+        np.testing.assert_allclose(compiled.train(step), plain.train(step), rtol=1e-4)
+    for one, other in zip(compiled.state(), plain.state(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
 def test_other_seeds_give_other_runs():

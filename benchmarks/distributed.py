@@ -1,0 +1,130 @@
+"""What several workers cost: two of one core each, beside one process of one core and of two.
+
+``python benchmarks/distributed.py`` trains on CIFAR-10 in ``code/data`` (or ``--data-dir``) and
+writes ``benchmarks/results/distributed.json`` and ``.md``. The variants take turns. On one machine
+this shows the overhead of the exchange, not a speed-up: the cores are the same two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from throughput import CODE, HERE, machine
+
+VALID_SIZE = 40_000  # which leaves 10,000 images to train on
+VARIANTS = {
+    "one process, 1 core": [{0}],
+    "one process, 2 cores": [{0, 1}],
+    "two workers, 1 core each": [{0}, {1}],
+}
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _loopback_bytes() -> int:
+    """Bytes that the loopback device has sent since the machine started."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    fields = next(line.split(":")[1].split() for line in lines if line.strip().startswith("lo:"))
+    return int(fields[8])
+
+
+def train(cores: list[set[int]], data_dir: Path, batch_size: int) -> tuple[float, float]:
+    """Train two epochs with one process for each set of cores.
+
+    Returns:
+        images/s of the second epoch, and bytes over loopback in each of its steps.
+    """
+    hosts = [f"127.0.0.1:{port}" for port in _free_ports(len(cores))]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, CODE / "main.py", "train", "--epochs", "2"),
+            *("--valid-size", str(VALID_SIZE), "--batch-size", str(batch_size)),
+            *("--data-dir", data_dir, "--save-dir", Path(folder, "run")),
+        ]
+        workers = []
+        for index, own in enumerate(cores):
+            environment = dict(os.environ)
+            if len(cores) > 1:
+                task = {"type": "worker", "index": index}
+                environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": task})
+            workers.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    preexec_fn=lambda own=own: os.sched_setaffinity(0, own),
+                )
+            )
+        counts = [_loopback_bytes() for line in workers[0].stdout if line.startswith("epoch ")]
+        codes = [worker.wait() for worker in workers]
+        if any(codes):
+            raise SystemExit("error: a worker failed")
+        last = Path(folder, "run", "history.csv").read_text().splitlines()[-1]
+    steps = (50_000 - VALID_SIZE) // batch_size
+    return float(last.split(",")[-1]), (counts[1] - counts[0]) / steps
+
+
+def report(results: dict) -> str:
+    """The table as Markdown."""
+    versions = ", ".join(f"{k} {v}" for k, v in results["machine"]["versions"].items())
+    lines = [
+        "# Workers",
+        "",
+        f"`python benchmarks/distributed.py` on {results['machine']['cores']} cores of "
+        f"{results['machine']['processor']}; {versions}. Global batch {results['batch_size']}, "
+        f"median of {results['rounds']} rounds, the variants in turn.",
+        "",
+        "| what | images/s | lowest to highest | bytes over loopback a step |",
+        "|---|---|---|---|",
+    ]
+    for name, values in results["variants"].items():
+        speeds, sent = sorted(values["images_per_second"]), values["bytes_per_step"]
+        lines.append(
+            f"| {name} | {statistics.median(speeds):.0f} | {speeds[0]:.0f} to {speeds[-1]:.0f} | "
+            f"{statistics.median(sent):,.0f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure all, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--data-dir", type=Path, default=CODE / "data")
+    arguments = parser.parse_args()
+    variants = {name: {"images_per_second": [], "bytes_per_step": []} for name in VARIANTS}
+    for _ in range(arguments.rounds):
+        for name, cores in VARIANTS.items():
+            speed, sent = train(cores, arguments.data_dir, arguments.batch_size)
+            variants[name]["images_per_second"].append(speed)
+            variants[name]["bytes_per_step"].append(sent)
+            print(f"{name}: {speed:.0f} images/s, {sent:,.0f} bytes a step", flush=True)
+    results = {
+        "machine": machine(),
+        "rounds": arguments.rounds,
+        "batch_size": arguments.batch_size,
+        "variants": variants,
+    }
+    (HERE / "results" / "distributed.json").write_text(json.dumps(results, indent=2) + "\n")
+    (HERE / "results" / "distributed.md").write_text(report(results))
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()

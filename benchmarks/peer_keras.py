@@ -1,0 +1,102 @@
+"""Stock Keras 3: its layers, its optimizer, ``Model.fit`` and ``Model.predict``, ``tf.data``.
+
+The augmentation is written the way the documentation shows it, image by image in ``Dataset.map``;
+mixup takes the next image of the batch, which is cheaper than the documentation's second data set.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import layers, regularizers
+
+from turns import Turns, images
+
+
+def network() -> keras.Model:
+    """ResNet-20 v1 of the Keras example, dropout after stacks 2 and 3; logits."""
+
+    def convolution(x, filters, size, stride):
+        return layers.Conv2D(
+            filters,
+            size,
+            strides=stride,
+            padding="same",
+            kernel_initializer="he_normal",
+            kernel_regularizer=regularizers.L2(1e-4),
+        )(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(convolution(inputs, 16, 3, 1)))
+    for stack, filters in enumerate((16, 32, 64)):
+        for block in range(3):
+            stride = 2 if stack and not block else 1
+            y = layers.ReLU()(layers.BatchNormalization()(convolution(x, filters, 3, stride)))
+            y = layers.BatchNormalization()(convolution(y, filters, 3, 1))
+            if stride != 1:
+                x = convolution(x, filters, 1, stride)
+            x = layers.ReLU()(layers.Add()([x, y]))
+        if stack:
+            x = layers.Dropout(0.1 * stack)(x)
+    x = layers.Flatten()(layers.AveragePooling2D(8)(x))
+    return keras.Model(inputs, layers.Dense(10, dtype="float32")(x))
+
+
+def _augmented(x, y, batch_size: int) -> tf.data.Dataset:
+    mean = tf.constant(x.mean(axis=0) / 255.0, tf.float32)
+
+    def prepare(image, label):
+        image = tf.cast(image, tf.float32) / 255.0 - mean
+        image = tf.image.random_flip_left_right(image)
+        image = tf.image.resize_with_crop_or_pad(image, 40, 40)
+        return tf.image.random_crop(image, (32, 32, 3)), tf.one_hot(label, 10)
+
+    def mix(images, labels):
+        gamma = tf.random.gamma([2, batch_size], 0.2)
+        weight = gamma[0] / (gamma[0] + gamma[1] + 1e-20)
+        x_weight, y_weight = weight[:, None, None, None], weight[:, None]
+        return (
+            images * x_weight + tf.roll(images, 1, 0) * (1 - x_weight),
+            labels * y_weight + tf.roll(labels, 1, 0) * (1 - y_weight),
+        )
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).repeat().shuffle(10_000)
+    data = data.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    data = data.batch(batch_size, drop_remainder=True)
+    return data.map(mix, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+class _TakeTurns(keras.callbacks.Callback):
+    def __init__(self, turns):
+        super().__init__()
+        self._turns = turns
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._turns()
+
+
+def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """Rounds of ``steps`` steps: epochs of one endless ``Model.fit``."""
+    keras.mixed_precision.set_global_policy(_POLICIES[precision])
+    model = network()
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    model.fit(
+        _augmented(*images(), batch_size),
+        epochs=1_000_000,
+        steps_per_epoch=steps,
+        callbacks=[_TakeTurns(turns)],
+        verbose=0,
+    )
+
+
+def infer(precision: str, batch_size: int, turns: Turns) -> None:
+    """Rounds of 10,000 images through ``Model.predict``, from float32 that is normalized before."""
+    keras.mixed_precision.set_global_policy(_POLICIES[precision])
+    model, x = network(), images(10_000)[0].astype("float32") / 255
+    while True:
+        model.predict(x, batch_size=batch_size, verbose=0)
+        turns()
+
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}

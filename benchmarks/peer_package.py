@@ -1,0 +1,72 @@
+"""The package itself: its whole training loop with every augmentation, and its inference."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+
+import tensorflow as tf
+
+import Configure
+from Model import Model
+from Network import updated_variables
+from Optimization import make_optimizer
+from TrainStep import TrainStep
+from turns import Turns, images
+
+
+def _configs(precision: str, batch_size: int):
+    return Configure.configure("resnet20", {"precision": precision, "batch_size": batch_size})
+
+
+def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """Rounds of ``steps`` steps of ``Model.train``; its ``stop`` is asked once a step."""
+    model_configs, training_configs = _configs(precision, batch_size)
+    calls = itertools.count()
+
+    def stop() -> bool:
+        if (call := next(calls)) and call % steps == 0:
+            turns()
+        return False
+
+    Model(model_configs).train(*images(), training_configs, stop=stop)
+
+
+def step(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """The bare step: forward, backward and update on one batch that never changes."""
+    model_configs, training_configs = _configs(precision, batch_size)
+    model = Model(model_configs)
+    updated = [variable.value for variable in updated_variables(model.network)]
+    x, y = images(batch_size)
+    bare = TrainStep(
+        model.network,
+        updated,
+        make_optimizer(updated, training_configs),
+        None,
+        x,
+        y,
+        model.mean,
+        0,
+        training_configs,
+    )
+    batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10)
+    run = tf.function(lambda: bare.update(*batch, 1e-3, 0.0)[0], autograph=False)
+    while True:
+        for _ in range(steps):
+            loss = run()
+        float(loss)
+        turns()
+
+
+def infer(precision: str, batch_size: int, turns: Turns) -> None:
+    """Rounds of 10,000 images through ``Model.predict_prob``, from uint8."""
+    model = Model(_configs(precision, 32)[0])
+    x, _ = images(10_000)
+    while True:
+        model.predict_prob(x)
+        turns()

@@ -1,0 +1,258 @@
+"""How fast this package trains and infers, beside stock Keras 3, PyTorch, and oneDNN's limit.
+
+``python benchmarks/throughput.py`` writes ``benchmarks/results/throughput.json`` and ``.md``. Each
+peer is a process; all that are compared are warmed up first and then take turns, one at a time, so
+that a machine that grows slower grows slower for all. Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CODE = HERE.parent / "code"
+PRECISIONS = ("float32", "bfloat16")
+TRAIN = {
+    "package": ("package", "train"),
+    "bare step": ("package", "step"),
+    "Keras": ("keras", "train"),
+    "PyTorch": ("pytorch", "train"),
+    "convolutions": ("convolutions", "train"),
+}
+INFER_BATCHES = {"package": (500,), "keras": (32, 500), "pytorch": (128, 500)}
+LABELS = {
+    "package": "this package, whole loop",
+    "bare step": "its step alone, one fixed batch",
+    "Keras": "stock Keras 3, `fit`",
+    "PyTorch": "PyTorch, channels last",
+    "convolutions": "limit: convolutions alone",
+}
+
+
+class Peer:
+    """A peer's process and the seconds of its rounds."""
+
+    def __init__(self, name: str, mode: str, precision: str, batch_size: int, steps: int):
+        self.seconds: list[float] = []
+        self.memory = 0
+        self._began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "peer.py", name, mode, precision, str(batch_size), str(steps)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._read("round")  # it is warm
+        self.first = time.perf_counter() - self._began
+
+    def take_turn(self) -> None:
+        """One round."""
+        self._tell("go")
+        self.seconds.append(self._read("round"))
+
+    def end(self) -> None:
+        """Let it report its peak memory and end."""
+        self._tell("end")
+        self.memory = int(self._read("memory"))
+        self._process.wait()
+
+    def _tell(self, word):
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+
+    def _read(self, what) -> float:
+        for line in self._process.stdout:
+            word, *values = line.split()
+            if word == what:
+                return float(values[0])
+        raise SystemExit(f"error: {self._process.args[2:]} ended with {self._process.wait()}")
+
+
+def compare(peers: dict[str, Peer], rounds: int, images: int) -> dict[str, dict]:
+    """Let the peers take turns, and give each one's images/s: median, lowest and highest."""
+    for _ in range(rounds):
+        for peer in peers.values():
+            time.sleep(0.3)  # for the last one's threads to fall asleep
+            peer.take_turn()
+    results = {}
+    for name, peer in peers.items():
+        peer.end()
+        speeds = sorted(images / seconds for seconds in peer.seconds)
+        results[name] = {
+            "images_per_second": statistics.median(speeds),
+            "lowest": speeds[0],
+            "highest": speeds[-1],
+            "peak_memory_bytes": peer.memory,
+        }
+    return results
+
+
+def measure_training(batch_size: int, steps: int, rounds: int) -> dict[str, dict]:
+    """Speed and peak memory of training, by "peer, precision"."""
+    peers = {
+        f"{name}, {precision}": Peer(module, mode, precision, batch_size, steps)
+        for name, (module, mode) in TRAIN.items()
+        for precision in PRECISIONS
+    }
+    return compare(peers, rounds, steps * batch_size)
+
+
+def measure_inference(rounds: int) -> dict[str, dict]:
+    """Speed of inference on 10,000 images, by "peer, precision, batch size"."""
+    peers = {
+        f"{name}, {precision}, {batch_size}": Peer(name, "infer", precision, batch_size, 0)
+        for name, batch_sizes in INFER_BATCHES.items()
+        for batch_size in batch_sizes
+        for precision in PRECISIONS
+    }
+    return compare(peers, rounds, 10_000)
+
+
+def measure_starts(rounds: int) -> dict[str, list[float]]:
+    """Seconds from the start of a process to its first step, and of whole short processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        images, output = Path(folder, "images.npy"), Path(folder, "predictions.npy")
+        script = "import numpy, sys; x = numpy.random.default_rng(0).integers(0, 256, (2000, 32, 32"
+        script += ", 3), 'uint8'); numpy.save(sys.argv[1], x)"
+        subprocess.run([sys.executable, "-c", script, images], check=True)
+        predict = [CODE / "main.py", "predict", "--input", images, "--output", output]
+        whole = {
+            "import tensorflow": ["-c", "import tensorflow"],
+            "python main.py predict, 2,000 images": predict,
+        }
+        seconds = {name: [] for name in whole}
+        for _ in range(rounds):
+            for name, arguments in whole.items():
+                began = time.perf_counter()
+                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                subprocess.run([sys.executable, *arguments], check=True, **quiet)
+                seconds[name].append(time.perf_counter() - began)
+            for name in ("package", "Keras", "PyTorch"):
+                peer = Peer(*TRAIN[name], "float32", 128, 1)
+                peer.end()
+                seconds.setdefault(f"first step, {LABELS[name]}", []).append(peer.first)
+    return seconds
+
+
+def machine() -> dict:
+    """Where and with what this was measured."""
+    fields = Path("/proc/cpuinfo").read_text().splitlines()
+    names = ("tensorflow", "keras", "numpy", "torch")
+    return {
+        "processor": next(line.split(":")[1].strip() for line in fields if "model name" in line),
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {name: metadata.version(name) for name in names},
+    }
+
+
+def _speed(result: dict) -> float:
+    return result["images_per_second"]
+
+
+def training_table(results: dict[str, dict], batch_size: int) -> list[str]:
+    """Markdown lines."""
+    lines = [
+        f"## Training, batch {batch_size}",
+        "",
+        "| what | precision | images/s | lowest to highest | against Keras float32 | against "
+        "PyTorch, same precision | of the convolutions' limit | peak memory, MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    keras = _speed(results["Keras, float32"])
+    for name, label in LABELS.items():
+        for precision in PRECISIONS:
+            result = results[f"{name}, {precision}"]
+            torch = _speed(results[f"PyTorch, {precision}"])
+            limit = _speed(results[f"convolutions, {precision}"])
+            speed = _speed(result)
+            lines.append(
+                f"| {label} | {precision} | {speed:.0f} | {result['lowest']:.0f} to "
+                f"{result['highest']:.0f} | {speed / keras:.2f} | {speed / torch:.2f} | "
+                f"{100 * speed / limit:.0f} % | {result['peak_memory_bytes'] / 1e6:.0f} |"
+            )
+    return [*lines, ""]
+
+
+def inference_table(results: dict[str, dict]) -> list[str]:
+    """Markdown lines."""
+
+    def best(name):
+        return max(_speed(r) for key, r in results.items() if key.startswith(f"{name},"))
+
+    lines = [
+        "## Inference, 10,000 images",
+        "",
+        "| what | precision | batch | images/s | lowest to highest | against Keras' best | against "
+        "PyTorch's best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    labels = {"package": "this package, `predict_prob`", "keras": "stock Keras 3, `predict`"}
+    for key, result in results.items():
+        name, precision, batch_size = key.split(", ")
+        speed = _speed(result)
+        lines.append(
+            f"| {labels.get(name, 'PyTorch, channels last')} | {precision} | {batch_size} | "
+            f"{speed:.0f} | {result['lowest']:.0f} to {result['highest']:.0f} | "
+            f"{speed / best('keras'):.2f} | {speed / best('pytorch'):.2f} |"
+        )
+    return [*lines, ""]
+
+
+def start_table(seconds: dict[str, list[float]]) -> list[str]:
+    """Markdown lines."""
+    lines = ["## Start", "", "| from the start of the process | seconds |", "|---|---|"]
+    lines += [f"| {name} | {statistics.median(times):.1f} |" for name, times in seconds.items()]
+    return [*lines, ""]
+
+
+def report(results: dict) -> str:
+    """All tables as Markdown."""
+    versions = ", ".join(f"{k} {v}" for k, v in results["machine"]["versions"].items())
+    lines = [
+        "# Throughput",
+        "",
+        f"`make bench` on {results['machine']['cores']} cores of {results['machine']['processor']};"
+        f" {versions}. Median of {results['rounds']} rounds; the peers take turns. ResNet-20 with "
+        "flip, crop, mixup and dropout.",
+        "",
+    ]
+    for batch_size, training in results["training"].items():
+        lines += training_table(training, batch_size)
+    lines += inference_table(results["inference"]) + start_table(results["starts"])
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=3840, help="in a round of training")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    results = {"machine": machine(), "rounds": rounds, "training": {}}
+    for batch_size in (32, 128):
+        steps = arguments.images // batch_size
+        results["training"][batch_size] = measure_training(batch_size, steps, rounds)
+        print("\n".join(training_table(results["training"][batch_size], batch_size)), flush=True)
+    results["inference"] = measure_inference(rounds)
+    print("\n".join(inference_table(results["inference"])), flush=True)
+    results["starts"] = measure_starts(rounds)
+    print("\n".join(start_table(results["starts"])), flush=True)
+    arguments.results.mkdir(exist_ok=True)
+    (arguments.results / "throughput.json").write_text(json.dumps(results, indent=2) + "\n")
+    (arguments.results / "throughput.md").write_text(report(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Distribution.py: any number of devices and processes trains as one does."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import Distribution
+from Errors import UserError
+from TrainStep import check_batch_size
+
+WORKER = Path(__file__).resolve().parent / "worker.py"
+TRAIN = [
+    *("train", "--preset", "quickstart", "--width", "4", "--batch-size", "16", "--epochs", "2"),
+    *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
+    *("--optimizer", "sgd", "--learning-rate", "0.05", "--precision", "float32"),
+    *("--save-minutes", "0"),
+]
+SUMMATION = 1e-5  # of weights of about 1, after 36 steps: 2e-6 was seen
+SECONDS = 120
+
+
+def free_ports(count):
+    """Ports on which nobody listens now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(*arguments, devices=1, die_at=0, **environment):
+    clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG" and "SLURM" not in k}
+    return subprocess.Popen(
+        [sys.executable, WORKER, str(devices), str(die_at), *TRAIN, *map(str, arguments)],
+        env={**clean, **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_workers(count, folders, die_at=(0, 0, 0, 0), **environment):
+    """The processes of one job on loopback, each with its own folder; the first is the chief."""
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    jobs = []
+    for index, folder in enumerate(folders):
+        task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        environment["TF_CONFIG"] = json.dumps(task)
+        if "weights" in environment:
+            environment["WEIGHTS"] = f"{environment['weights']}{index}.npz"
+        jobs.append(start("--save-dir", folder, die_at=die_at[index], **environment))
+    return jobs
+
+
+def finish(process, code=0):
+    """Output and errors of a process that must end with this code."""
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == code, err
+    return out, err
+
+
+def digest(out):
+    return re.search(r"^digest (\w{64})$", out, re.M)[1]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Weights and probabilities of a single process with a single device."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish(start("--save-dir", folder / "run", WEIGHTS=folder / "weights.npz"))
+    return np.load(folder / "weights.npz")
+
+
+def assert_like_alone(path, alone):
+    found = np.load(path)
+    np.testing.assert_allclose(found["weights"], alone["weights"], rtol=0, atol=SUMMATION)
+    np.testing.assert_allclose(found["probabilities"], alone["probabilities"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_several_devices_train_and_predict_as_one_does(devices, alone, tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "weights.npz"
+    _, err = finish(start("--save-dir", run, devices=devices, WEIGHTS=weights))
+    assert err == ""
+    assert_like_alone(weights, alone)
+    hardware = json.loads((run / "run.json").read_text())["hardware"]
+    assert (hardware["workers"], hardware["replicas"]) == (1, devices)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_processes_train_as_one_does_and_the_chief_alone_writes(workers, alone, tmp_path):
+    folders = [tmp_path / f"run{index}" for index in range(workers)]
+    jobs = start_workers(workers, folders, weights=tmp_path / "weights")
+    outputs = [finish(job) for job in jobs]
+    assert [err for _, err in outputs] == [""] * workers
+    assert len({digest(out) for out, _ in outputs}) == 1  # bit for bit
+    for index in range(workers):
+        assert_like_alone(tmp_path / f"weights{index}.npz", alone)
+    assert [folder.exists() for folder in folders] == [True] + [False] * (workers - 1)
+    assert json.loads((folders[0] / "run.json").read_text())["hardware"]["workers"] == workers
+    for out, _ in outputs[1:]:
+        assert len(out.splitlines()) == 1  # its digest
+
+
+def test_a_job_that_lost_a_worker_or_was_told_to_stop_goes_on_to_the_same_bits(tmp_path):
+    left_alone = [finish(job)[0] for job in start_workers(2, [tmp_path / "a", tmp_path / "b"])]
+    folders = [tmp_path / "run", tmp_path / "other"]
+
+    chief, other = start_workers(2, folders, die_at=(0, 7))
+    finish(other, -signal.SIGKILL)
+    _, err = finish(chief, 9)
+    assert len(err.splitlines()) == 1, err
+    assert "found one that ended or cannot be reached" in err
+
+    chief, other = start_workers(2, folders, die_at=(9, 0))
+    finish(chief, -signal.SIGKILL)
+    finish(other, 9)
+
+    chief, other = start_workers(2, folders)
+    deadline = time.monotonic() + SECONDS
+    before = (folders[0] / "state.bin").stat().st_mtime_ns if folders[0].exists() else 0
+    while (folders[0] / "state.bin").stat().st_mtime_ns == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    other.send_signal(signal.SIGTERM)
+    for job in (chief, other):
+        assert "the same command goes on from there" in finish(job, 75)[1]
+
+    outputs = [finish(job)[0] for job in start_workers(2, folders)]
+    assert {digest(out) for out in outputs} == {digest(out) for out in left_alone}
+
+
+def test_a_chief_that_cannot_begin_tells_the_others(tmp_path):
+    (tmp_path / "file").write_text("")
+    chief, other = start_workers(2, [tmp_path / "file" / "run", tmp_path / "other"])
+    assert "cannot write" in finish(chief, 6)[1]
+    assert re.search("^error: the chief could not begin: cannot write", finish(other, 9)[1], re.M)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replicas", "nearest"),
+    [(15, 2, 16), (17, 4, 16), (19, 4, 20), (3, 8, 8), (32, 5, 30), (33, 5, 35)],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_does(
+    batch_size, replicas, nearest
+):
+    with pytest.raises(ValueError, match=rf"found {batch_size}; the nearest is {nearest}$"):
+        check_batch_size(batch_size, replicas)
+    check_batch_size(nearest, replicas)
+
+
+# The environment
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in list(os.environ):
+        if name == "TF_CONFIG" or name.startswith("SLURM"):
+            monkeypatch.delenv(name)
+    return monkeypatch.setenv
+
+
+def test_one_device_and_no_cluster_is_the_default_strategy(environment):
+    assert Distribution.make_strategy("auto") is tf.distribute.get_strategy()
+    with Distribution.joining("one") as strategy:
+        assert Distribution.is_chief(strategy)
+        assert Distribution.describe(strategy) == {"workers": 1, "replicas": 1}
+        assert Distribution.share(strategy, b"all") == b"all"
+
+
+def test_mirrored_can_be_asked_for(environment):
+    strategy = Distribution.make_strategy("mirrored")
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    assert strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("name", ["multiworker", "best"])
+def test_what_cannot_be_is_refused(environment, name):
+    with pytest.raises(UserError, match=r"^strategy: expected .*, found"):
+        Distribution.make_strategy(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{", "found Expecting"),
+        ("[]", "found list indices"),
+        ("{}", "found no 'cluster'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "found no 'task'"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "the jobs ps"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "the task"),
+    ],
+)
+def test_a_wrong_tf_config_is_one_clear_line(environment, text, found):
+    environment("TF_CONFIG", text)
+    with pytest.raises(UserError, match=rf"^TF_CONFIG: expected .*{found}"):
+        Distribution.make_strategy("auto")
+
+
+def slurm(environment, **changes):
+    """The variables of a step of four tasks on two nodes, as ``srun`` sets them."""
+    variables = {
+        "SLURM_PROCID": "2",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURMD_NODENAME": "node2",
+    }
+    for name, value in {**variables, **changes}.items():
+        environment(name, value)
+    return Distribution._find_cluster()
+
+
+def test_a_step_of_slurm_is_a_cluster(environment):
+    cluster = slurm(environment)
+    hosts = ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]
+    assert cluster.cluster_spec().as_dict() == {"worker": hosts}
+    assert (cluster.task_type, cluster.task_id) == ("worker", 2)
+
+
+def test_a_single_task_of_slurm_is_no_cluster(environment):
+    assert slurm(environment, SLURM_STEP_NUM_TASKS="1") is None
+
+
+def test_slurms_own_order_of_nodes_must_be_the_resolvers(environment):
+    with pytest.raises(UserError, match=r"expected task 2 on node2:8888, found it on node9"):
+        slurm(environment, SLURMD_NODENAME="node9")
+    environment("SLURM_STEP_NODELIST", "")
+    with pytest.raises(UserError, match=r"^Slurm's variables: expected those of a step"):
+        slurm(environment, SLURM_STEP_TASKS_PER_NODE="what")
