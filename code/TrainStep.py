@@ -72,7 +72,7 @@ class TrainStep:
         configs: the complete ``training_configs``.
         strategy: of ``Distribution.make_strategy``; the default one for None.
         xla: compile forward, backward and update with XLA; for a single replica. It is for GPUs:
-            on a CPU it is slower than oneDNN's kernels.
+            on a CPU it is slower than oneDNN's kernels. Dropout then draws other numbers.
 
     Raises:
         ValueError: a ``batch_size`` that is no multiple of the number of replicas.

@@ -22,10 +22,10 @@ WORKER = Path(__file__).resolve().parent / "worker.py"
 TRAIN = [
     *("train", "--preset", "quickstart", "--width", "4", "--batch-size", "16", "--epochs", "2"),
     *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
-    *("--optimizer", "sgd", "--learning-rate", "0.05", "--precision", "float32"),
+    *("--optimizer", "sgd", "--learning-rate", "0.001", "--precision", "float32"),
     *("--save-minutes", "0"),
 ]
-SUMMATION = 1e-5  # of weights of about 1, after 36 steps: 2e-6 was seen
+SUMMATION = 1e-4  # of weights up to 2, after 36 steps: 3e-5 was seen; another batch makes 1e-2
 SECONDS = 120
 
 
@@ -134,8 +134,7 @@ def test_a_job_that_lost_a_worker_or_was_told_to_stop_goes_on_to_the_same_bits(t
 
     chief, other = start_workers(2, folders)
     deadline = time.monotonic() + SECONDS
-    before = (folders[0] / "state.bin").stat().st_mtime_ns if folders[0].exists() else 0
-    while (folders[0] / "state.bin").stat().st_mtime_ns == before:
+    while not (folders[0] / "state.bin").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     other.send_signal(signal.SIGTERM)
@@ -155,7 +154,7 @@ def test_a_chief_that_cannot_begin_tells_the_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("batch_size", "replicas", "nearest"),
-    [(15, 2, 16), (17, 4, 16), (19, 4, 20), (3, 8, 8), (32, 5, 30), (33, 5, 35)],
+    [(15, 2, 14), (1, 2, 2), (17, 4, 16), (19, 4, 20), (3, 8, 8), (32, 5, 30), (33, 5, 35)],
 )
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_does(
     batch_size, replicas, nearest

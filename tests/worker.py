@@ -12,9 +12,13 @@ import sys
 import crash_child
 import numpy as np
 
+import main
 
-def main() -> int:
+
+def worker() -> int:
     devices, die_at, *arguments = sys.argv[1:]
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    main._import_tensorflow()
     import tensorflow as tf
 
     one = tf.config.list_physical_devices("CPU")[0]
@@ -25,7 +29,6 @@ def main() -> int:
     if int(die_at):
         crash_child.arm("in a step", int(die_at))
     import Checkpoint
-    import main
     from Model import Model
 
     train = Model.train
@@ -44,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(worker())
