@@ -39,6 +39,29 @@ def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
 
 def step(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
     """The bare step: forward, backward and update on one batch that never changes."""
+    run = _bare_step(precision, batch_size)
+    while True:
+        run(steps)
+        turns()
+
+
+def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """Rounds of ``train`` and of ``step`` in turn, in one process."""
+    model_configs, training_configs = _configs(precision, batch_size)
+    run, calls = _bare_step(precision, batch_size), itertools.count()
+
+    def stop() -> bool:
+        if (call := next(calls)) and call % steps == 0:
+            turns()
+            run(steps)
+            turns()
+        return False
+
+    Model(model_configs).train(*images(), training_configs, stop=stop)
+
+
+def _bare_step(precision, batch_size):
+    """A function that takes a number of bare steps."""
     model_configs, training_configs = _configs(precision, batch_size)
     model = Model(model_configs)
     updated = [variable.value for variable in updated_variables(model.network)]
@@ -55,12 +78,14 @@ def step(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
         training_configs,
     )
     batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10)
-    run = tf.function(lambda: bare.update(*batch, 1e-3, 0.0)[0], autograph=False)
-    while True:
+    update = tf.function(lambda: bare.update(*batch, 1e-3, 0.0)[0], autograph=False)
+
+    def run(steps):
         for _ in range(steps):
-            loss = run()
+            loss = update()
         float(loss)
-        turns()
+
+    return run
 
 
 def infer(precision: str, batch_size: int, turns: Turns) -> None:

@@ -16,10 +16,12 @@ import sys
 import tempfile
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CODE = HERE.parent / "code"
+BATCH_SIZES = (32, 128)
 PRECISIONS = ("float32", "bfloat16")
 TRAIN = {
     "package": ("package", "train"),
@@ -118,6 +120,20 @@ def measure_inference(rounds: int) -> dict[str, dict]:
     return compare(peers, rounds, 10_000)
 
 
+def measure_overhead(rounds: int) -> dict[str, list[float]]:
+    """Of what the loop adds to the bare step: milliseconds a step of both, round by round."""
+    results = {}
+    for batch_size in BATCH_SIZES:
+        for precision in PRECISIONS:
+            peer = Peer("package", "overhead", precision, batch_size, 20)
+            for _ in range(2 * rounds + 1):
+                peer.take_turn()
+            peer.end()
+            times = [1000 * seconds / 20 for seconds in peer.seconds[1:]]
+            results[f"batch {batch_size}, {precision}"] = {"loop": times[::2], "bare": times[1::2]}
+    return results
+
+
 def measure_starts(rounds: int) -> dict[str, list[float]]:
     """Seconds from the start of a process to its first step, and of whole short processes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +163,7 @@ def measure_starts(rounds: int) -> dict[str, list[float]]:
 def machine() -> dict:
     """Where and with what this was measured."""
     fields = Path("/proc/cpuinfo").read_text().splitlines()
-    names = ("tensorflow", "keras", "numpy", "torch")
+    names = [name for name in ("tensorflow", "keras", "numpy", "torch") if find_spec(name)]
     return {
         "processor": next(line.split(":")[1].strip() for line in fields if "model name" in line),
         "cores": len(os.sched_getaffinity(0)),
@@ -208,6 +224,20 @@ def inference_table(results: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
+def overhead_table(results: dict[str, dict]) -> list[str]:
+    """Markdown lines."""
+    lines = [
+        "## What input, augmentation, metrics and progress add to the bare step",
+        "",
+        "| what | whole loop, ms a step | bare step | added |",
+        "|---|---|---|---|",
+    ]
+    for name, times in results.items():
+        loop, bare = statistics.median(times["loop"]), statistics.median(times["bare"])
+        lines.append(f"| {name} | {loop:.1f} | {bare:.1f} | {100 * (loop / bare - 1):.1f} % |")
+    return [*lines, ""]
+
+
 def start_table(seconds: dict[str, list[float]]) -> list[str]:
     """Markdown lines."""
     lines = ["## Start", "", "| from the start of the process | seconds |", "|---|---|"]
@@ -226,32 +256,39 @@ def report(results: dict) -> str:
         "flip, crop, mixup and dropout.",
         "",
     ]
-    for batch_size, training in results["training"].items():
-        lines += training_table(training, batch_size)
+    for batch_size in BATCH_SIZES:
+        lines += training_table(results[f"training {batch_size}"], batch_size)
+    lines += overhead_table(results["overhead"])
     lines += inference_table(results["inference"]) + start_table(results["starts"])
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure all, and write the tables."""
+    """Measure what is asked for, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parts = (*(f"training {size}" for size in BATCH_SIZES), "overhead", "inference", "starts")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=3840, help="in a round of training")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--part", choices=parts, help="measure this again, keep the other results")
     arguments = parser.parse_args()
-    rounds = arguments.rounds
-    results = {"machine": machine(), "rounds": rounds, "training": {}}
-    for batch_size in (32, 128):
+    rounds, path = arguments.rounds, HERE / "results" / "throughput.json"
+    results = json.loads(path.read_text()) if arguments.part else {}
+    results |= {"machine": machine(), "rounds": rounds}
+    measures = {
+        "overhead": lambda: measure_overhead(2 * rounds),
+        "inference": lambda: measure_inference(rounds),
+        "starts": lambda: measure_starts(3),
+    }
+    for batch_size in BATCH_SIZES:
         steps = arguments.images // batch_size
-        results["training"][batch_size] = measure_training(batch_size, steps, rounds)
-        print("\n".join(training_table(results["training"][batch_size], batch_size)), flush=True)
-    results["inference"] = measure_inference(rounds)
-    print("\n".join(inference_table(results["inference"])), flush=True)
-    results["starts"] = measure_starts(3)
-    print("\n".join(start_table(results["starts"])), flush=True)
-    arguments.results.mkdir(exist_ok=True)
-    (arguments.results / "throughput.json").write_text(json.dumps(results, indent=2) + "\n")
-    (arguments.results / "throughput.md").write_text(report(results))
+        measures[f"training {batch_size}"] = lambda batch_size=batch_size, steps=steps: (
+            measure_training(batch_size, steps, rounds)
+        )
+    for part in [arguments.part] if arguments.part else parts:
+        results[part] = measures[part]()
+        path.write_text(json.dumps(results, indent=2) + "\n")
+    path.with_suffix(".md").write_text(report(results))
+    print(report(results))
 
 
 if __name__ == "__main__":

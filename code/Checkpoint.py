@@ -429,6 +429,19 @@ def save_weights(folder: Path, network, mean: np.ndarray) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
+def require_weights(folder: Path, parameters: int) -> None:
+    """Raise ``RunError`` unless the folder has weights of about the size of so many parameters."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
+    size, least = path.stat().st_size, 4 * parameters
+    if not least <= size <= 2 * least + WEIGHTS_BYTES_MORE:
+        raise RunError(
+            f"{path}: expected {least:,} to {2 * least + WEIGHTS_BYTES_MORE:,} bytes for "
+            f"{parameters:,} parameters, found {size:,}"
+        )
+
+
 def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
     """Load what ``save_weights`` wrote into ``network``; nothing is read before all fits.
 
@@ -446,13 +459,7 @@ def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
     import h5py
 
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
-    size, limit = path.stat().st_size, 8 * network.count_params() + WEIGHTS_BYTES_MORE
-    if size > limit:
-        raise RunError(
-            f"{path}: expected at most {limit:,} bytes for {network.name}, found {size:,}"
-        )
+    require_weights(folder, network.count_params())
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RunError(f"{path}: damaged, or not the weights that {RECORD_FILE} describes")

@@ -349,7 +349,11 @@ def _load_model(folder: Path, args):
     configs = _model_configs(folder, record, args)
     _import_tensorflow()
     from Model import Model
+    from Network import count_parameters
 
+    # A record that asks for a network of another size is refused before that is built.
+    parameters = count_parameters(configs["depth"], configs["width"], len(record["class_names"]))
+    Checkpoint.require_weights(folder, parameters)
     model = Model(configs, num_classes=len(record["class_names"]))
     model.mean = Checkpoint.load_weights(folder, model.network, record["weights_file_sha256"])
     print(

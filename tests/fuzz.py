@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import pickle
@@ -25,6 +26,7 @@ import CifarFiles
 import DataLoader
 import Report
 from Errors import UserError
+from Network import resnet_v1
 
 MEMORY_BYTES_MAX = 64 << 20
 ROWS = 4
@@ -115,8 +117,15 @@ def readers(folder: Path) -> dict:
     record = {key: kind() for key, kind in Checkpoint.RECORD_TYPES.items() if "." not in key}
     record |= {"data_digests": {"train": "", "test": ""}, "training_configs": {"epochs": 1}}
     history = Report.history_csv([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2}]).encode()
-    weights = folder / "weights"
+    weights, network = folder / "weights", resnet_v1(depth=8, width=1)
     weights.mkdir()
+    Checkpoint.save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
+
+    def read_weights(path):
+        # As if whoever changed the file had changed its checksum in run.json too.
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        Checkpoint.load_weights(path.parent, network, sha256)
+
     return {
         "pickled batch": (python / names[0], batch(), lambda path: CifarFiles.read(python)),
         "binary batch": (
@@ -142,6 +151,11 @@ def readers(folder: Path) -> dict:
             folder / Checkpoint.RECORD_FILE,
             json.dumps(record).encode(),
             lambda path: Checkpoint.read_record(path.parent),
+        ),
+        "weights": (
+            weights / Checkpoint.WEIGHTS_FILE,
+            (weights / Checkpoint.WEIGHTS_FILE).read_bytes(),
+            read_weights,
         ),
         "history.csv": (folder / "history.csv", history, Report.read_history),
     }

@@ -322,6 +322,12 @@ def test_a_mistake_is_one_line_with_its_own_code(
         ("model.weights.h5", b"layers", b"layera", "model.weights.h5: damaged, or not the weights"),
         ("run.json", b'"depth": 8', b'"depth": "8"', " run.json is damaged: depth: expected int"),
         ("run.json", b'"depth": 8', b'"depth": 9', " run.json is damaged: depth: expected 6n + 2"),
+        (
+            "run.json",
+            b'"width": 2',
+            b'"width": 1024',
+            "model.weights.h5: expected 1,250,508,840 to",
+        ),
         ("run.json", b'"dataset": "shapes"', b'"dataset": 1', "run.json: damaged: no dataset"),
         ("run.json", b'"shapes"', b'"cifar10"', "run.json is damaged: dataset: found 'cifar10'"),
         ("run.json", b'"test"', b'"toast"', "run.json: damaged: no data_digests.test"),
