@@ -98,7 +98,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 8,
         "dropout_stack2": 0.0,
         "dropout_stack3": 0.0,
-        "epochs": 12,
+        "epochs": 15,
         "valid_size": 1000,
         "mixup_alpha": 0.0,
         "learning_rate": 2e-3,
