@@ -211,7 +211,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--width", "16", "--save-dir", folder)
     # Room for each picture, not for the state of 78,666 parameters.
-    code, _, err = finish(start(*arguments, file_bytes=300_000))
+    code, _, err = finish(start(*arguments, file_bytes=700_000))
     assert code == 6
     assert err.startswith(f"error: cannot write {folder}/state.bin: File too large")
     assert len(err.splitlines()) == 1
