@@ -28,6 +28,7 @@ DAMAGED_STATE_FILE = "state.damaged.bin"
 LOCK_FILE = ".lock"
 LEFT_BY_A_KILL = re.compile(r"\.[\w.]+\.(\d+)\.tmp")
 
+WEIGHTS_GROUPS_MAX = 10_000
 WEIGHTS_BYTES_MORE = 4 << 20  # names and tables, beside the weights themselves
 RECORD_BYTES_MAX = 1 << 20
 STATE_BYTES_MAX = 4 << 30
@@ -470,9 +471,9 @@ def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
             if found != expected:
                 raise RunError(_describe_mismatch(path, network, expected, found))
             arrays = {name: file[name][()].astype(np.float32) for name in expected}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, RunError):
-            raise
+    except RunError:
+        raise
+    except Exception as error:  # h5py makes many kinds of a damaged file, even SystemError
         raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
     mean = arrays.pop("pixel_mean")
     network.set_weights([arrays[name] for name in _weight_shapes(network)])
@@ -502,17 +503,22 @@ def _stored_shapes(file) -> dict[str, tuple[int, ...]]:
     """Shape of each float32 array of an HDF5 file; what points outside the file is refused."""
     import h5py
 
-    links, shapes = [], {}
-    file.visititems_links(lambda name, link: links.append((name, link)))
-    for name, link in links:
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{name} is a link to elsewhere")
-        item = file[name]
-        if isinstance(item, h5py.Dataset):
+    shapes, groups = {}, [("", file)]
+    for prefix, group in groups:  # which grows meanwhile
+        for name in group:
+            path = f"{prefix}{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path} is a link to elsewhere")
+            item = group[name]
+            if not isinstance(item, h5py.Dataset):
+                groups.append((f"{path}/", item))
+                continue
             plain = item.dtype == np.float32 and item.chunks is None
             if not plain or item.external or item.is_virtual:
-                raise ValueError(f"{name} is not a plain float32 array")
-            shapes[name] = item.shape
+                raise ValueError(f"{path} is not a plain float32 array")
+            shapes[path] = item.shape
+        if len(groups) > WEIGHTS_GROUPS_MAX:
+            raise ValueError("more groups than a network has layers")
     return shapes
 
 
