@@ -30,7 +30,7 @@ class _Enough(Exception):  # noqa: N818, as it is no error
     """The round that was measured is over."""
 
 
-def measure(precision: str, batch_size: int) -> dict[str, float]:
+def measure(precision: str, batch_size: int) -> collections.Counter:
     """Milliseconds a step of each kind of kernel; those that run side by side add up."""
     rounds = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,11 +57,10 @@ def measure(precision: str, batch_size: int) -> dict[str, float]:
     return milliseconds
 
 
-def rows(milliseconds: dict[str, float]) -> list[str]:
+def rows(milliseconds: collections.Counter) -> list[str]:
     """Of a table: every kind with at least 1 % of the time, the largest first, and the others."""
-    total = sum(milliseconds.values())
-    shown = {k: v for k, v in milliseconds.items() if v >= total / 100}
-    shown = dict(sorted(shown.items(), key=lambda item: -item[1]))
+    total = milliseconds.total()
+    shown = {name: value for name, value in milliseconds.most_common() if value >= total / 100}
     shown["all others"] = total - sum(shown.values())
     return [f"{name} | {value:.1f} | {100 * value / total:.0f} %" for name, value in shown.items()]
 

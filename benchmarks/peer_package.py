@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,17 @@ def _configs(precision: str, batch_size: int):
     return Configure.configure("resnet20", {"precision": precision, "batch_size": batch_size})
 
 
-def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+def train(precision: str, batch_size: int, steps: int, turns: Callable[[], None]) -> None:
     """Rounds of ``steps`` steps of ``Model.train``; its ``stop`` is asked once a step."""
-    _train(precision, batch_size, steps, turns)
+    model_configs, training_configs = _configs(precision, batch_size)
+    calls = itertools.count()
+
+    def stop() -> bool:
+        if (call := next(calls)) and call % steps == 0:
+            turns()
+        return False
+
+    Model(model_configs).train(*images(), training_configs, stop=stop)
 
 
 def step(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
@@ -47,19 +56,7 @@ def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
         run(steps)
         turns()
 
-    _train(precision, batch_size, steps, take_both_turns)
-
-
-def _train(precision, batch_size, steps, after_round):
-    model_configs, training_configs = _configs(precision, batch_size)
-    calls = itertools.count()
-
-    def stop() -> bool:
-        if (call := next(calls)) and call % steps == 0:
-            after_round()
-        return False
-
-    Model(model_configs).train(*images(), training_configs, stop=stop)
+    train(precision, batch_size, steps, take_both_turns)
 
 
 def _bare_step(precision, batch_size):

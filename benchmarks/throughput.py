@@ -239,7 +239,7 @@ def overhead_table(results: dict[str, dict]) -> list[str]:
         loop, bare = statistics.median(times["loop"]), statistics.median(times["bare"])
         rows.append(f"{name} | {loop:.1f} | {bare:.1f} | {100 * (loop / bare - 1):.1f} %")
     title = "## What input, augmentation, metrics and progress add to the bare step, "
-    title += f"{len(times['loop'])} rounds"
+    title += f"{len(next(iter(results.values()))['loop'])} rounds"
     columns = "what | whole loop, ms a step | bare step | added"
     return [title, "", *table(columns, rows)]
 

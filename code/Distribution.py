@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import re
-import struct
 import threading
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from Configure import STRATEGIES
 from Errors import UserError, WorkerError
 
 START_MINUTES = 10  # for all workers of a job to have come
-_LENGTH = struct.Struct("<Q")
 _OWN_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError)
 _CLUSTER = "TF_CONFIG, or Slurm's variables of a step with more than one task"
 
@@ -88,7 +86,7 @@ def share(strategy: tf.distribute.Strategy, data: bytes) -> bytes:
     """
     if not _has_workers(strategy):
         return data
-    (length,) = _LENGTH.unpack(_share(strategy, _LENGTH.pack(len(data)), _LENGTH.size))
+    length = int.from_bytes(_share(strategy, len(data).to_bytes(8, "little"), 8), "little")
     # TensorFlow's collectives crash on an empty array.
     return _share(strategy, data, length) if length else b""
 
@@ -272,7 +270,8 @@ def _check_tf_config(text: str) -> None:
         jobs, task = config["cluster"], config["task"]
         if not set(jobs) <= {"chief", "worker"}:
             raise ValueError(f"the jobs {', '.join(jobs)}")
-        for address in (addresses := [address for job in jobs.values() for address in job]):
+        addresses = [address for job in jobs.values() for address in job]
+        for address in addresses:
             if not re.fullmatch(r"\S+:\d+", str(address)) or addresses.count(address) > 1:
                 raise ValueError(f"the address {address!r}, which is no host:port or stands twice")
         if not 0 <= int(task["index"]) < len(jobs[task["type"]]):

@@ -23,11 +23,6 @@ POINTS = (
 )
 
 
-def die() -> None:
-    """What ``kill -9`` does."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def draw_few_images() -> None:
     """A data set that is drawn in a moment."""
     x, y, x_test, y_test, x_private = Shapes.load()
@@ -35,17 +30,17 @@ def draw_few_images() -> None:
     Shapes.load = lambda: few
 
 
-def kill_at(owner, name: str, number: int, after: bool = False) -> None:
-    """Die at the call ``number`` of ``owner.name``, before or after it is carried out."""
+def kill_at(owner, name: str, number: int, after: bool = False, by=signal.SIGKILL) -> None:
+    """Send this process a signal at the call ``number`` of ``owner.name``, before or after it."""
     function, calls = getattr(owner, name), [0]
 
     def counted(*arguments, **options):
         calls[0] += 1
         if calls[0] == number and not after:
-            die()
+            os.kill(os.getpid(), by)
         result = function(*arguments, **options)
-        if calls[0] == number:
-            die()
+        if calls[0] == number and after:
+            os.kill(os.getpid(), by)
         return result
 
     setattr(owner, name, counted)

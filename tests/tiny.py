@@ -25,9 +25,9 @@ def images(count=44, seed=0):
     return x.astype(np.uint8), y
 
 
-def wait_for(path, process, seconds=200):
+def wait_for(path, process):
     """Until a process has made a file."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 200
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -7,7 +7,6 @@ to WEIGHTS if that is set.
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
@@ -16,19 +15,6 @@ import crash_child
 import numpy as np
 
 import main
-
-
-def _signal_at(which: signal.Signals, number: int) -> None:
-    from TrainStep import TrainStep
-
-    run, calls = TrainStep.run, itertools.count(1)
-
-    def counted(*arguments):
-        if next(calls) == number:
-            os.kill(os.getpid(), which)
-        return run(*arguments)
-
-    TrainStep.run = counted
 
 
 def worker() -> int:
@@ -43,8 +29,10 @@ def worker() -> int:
     )
     crash_child.draw_few_images()
     if end:
+        from TrainStep import TrainStep
+
         name, number = end.split()
-        _signal_at(signal.Signals[name], int(number))
+        crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
     import Checkpoint
     from Model import Model
 
