@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import re
-import threading
+import signal
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,20 @@ import tensorflow as tf
 
 import Checkpoint
 from Configure import STRATEGIES
-from Errors import UserError, WorkerError
+from Errors import RunError, UserError, WorkerError
 
 START_MINUTES = 10  # for all workers of a job to have come
+CONNECT_SECONDS = 120  # for TensorFlow to connect them, which takes one
+_BACKLOG = 1024  # workers that knock while this one looks for others
 _OWN_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError)
 _CLUSTER = "TF_CONFIG, or Slurm's variables of a step with more than one task"
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
-    """The strategy that the environment asks for. Call it before any other use of a device.
+    """The strategy that the environment asks for, once every worker of the job is there.
 
-    A cluster is described by ``TF_CONFIG``, as TensorFlow's own programs read it, or by the
-    variables that ``srun`` sets.
+    Call it in the main thread and before any other use of a device. A cluster is described by
+    ``TF_CONFIG``, as TensorFlow's own programs read it, or by the variables that ``srun`` sets.
 
     Args:
         name: "auto": "multiworker" if the environment has a cluster, else "mirrored" if this
@@ -34,12 +38,14 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
     Raises:
         UserError: no such strategy, or a cluster that is missing or described wrongly.
+        WorkerError: a worker did not come.
     """
     if name not in STRATEGIES:
         raise UserError(f"strategy: expected one of {', '.join(STRATEGIES)}, found {name!r}")
     cluster = _find_cluster() if name in ("auto", "multiworker") else None
     if cluster is not None:
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        _wait_for_workers(cluster)
+        return _connect(cluster)
     if name == "multiworker":
         raise UserError(f"strategy: expected {_CLUSTER}, found neither; start it on each machine")
     devices = local_devices()
@@ -103,30 +109,35 @@ def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
 
     Raises:
         RunError: they differ.
+        WorkerError: those of another worker differ.
     """
-    own = json.dumps(record)
+    own, difference = json.dumps(record), None
     chief = share(strategy, own.encode())
-    Checkpoint.require_same(json.loads(chief), json.loads(own))
+    try:
+        Checkpoint.require_same(json.loads(chief), json.loads(own))
+    except RunError as error:
+        difference = error
+    refused = int(_sum_over_processes(strategy, np.float32([difference is not None]))[0])
+    if difference is not None:
+        raise difference
+    if refused:
+        raise WorkerError(
+            f"expected every worker to train what the chief does, found {refused} that would not; "
+            "what differs is in their own errors"
+        )
 
 
 @contextlib.contextmanager
 def joining(name: str = "auto"):
-    """The strategy of ``make_strategy``, once every worker of the job is there.
+    """The strategy of ``make_strategy``, and a clear error for what goes wrong between workers.
 
     Raises:
         UserError: see ``make_strategy``.
-        WorkerError: another worker ended or cannot be reached any more.
+        WorkerError: see ``make_strategy``; another worker ended or cannot be reached any more.
     """
-    timer = threading.Timer(60 * START_MINUTES, _give_up)
-    timer.daemon = True
-    timer.start()
     strategy = None
     try:
-        try:
-            strategy = make_strategy(name)
-            share(strategy, b"here")
-        finally:
-            timer.cancel()
+        strategy = make_strategy(name)
         yield strategy
     except tf.errors.OpError as error:
         alone = strategy is not None and not _has_workers(strategy)
@@ -209,16 +220,6 @@ class SharedRun:
             self._run.save_state(arrays, progress)
 
 
-def _give_up() -> None:
-    """End the process: TensorFlow would wait without end for workers that do not come."""
-    line = (
-        f"error: expected every worker of the job within {START_MINUTES} minutes, found some "
-        "missing; start them all, and look if they reach each other\n"
-    )
-    os.write(2, line.encode())
-    os._exit(WorkerError.exit_code)
-
-
 def _has_workers(strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
@@ -228,23 +229,24 @@ def _share(strategy, data: bytes, length: int) -> bytes:
     padded = np.zeros(length, np.float32)
     if is_chief(strategy):
         padded[:] = np.frombuffer(data, np.uint8)
-    return _first_replicas(strategy, padded).astype(np.uint8).tobytes()
+    return _sum_over_processes(strategy, padded).astype(np.uint8).tobytes()
 
 
-def _first_replicas(strategy, array: np.ndarray) -> np.ndarray:
-    """The array that the chief's first replica holds, float32 and not empty, in every process."""
-    results = _sum_of_first_replica(strategy)(tf.constant(array))
+def _sum_over_processes(strategy, vector: np.ndarray) -> np.ndarray:
+    """The sum of a float32 vector that is not empty, in every process."""
+    results = _compiled_sum(strategy)(tf.constant(vector))
     return strategy.experimental_local_results(results)[0].numpy()
 
 
 @functools.cache
-def _sum_of_first_replica(strategy):
-    """The sum of the first replica's vector and of all others' taken as zeros, compiled once."""
+def _compiled_sum(strategy):
+    replicas = len(devices_of(strategy))
 
     def in_replica(vector):
         context = tf.distribute.get_replica_context()
-        first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, vector * first)
+        # A process counts once, however many replicas it has.
+        first = tf.equal(context.replica_id_in_sync_group % replicas, 0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, vector * tf.cast(first, tf.float32))
 
     return tf.function(
         lambda vector: strategy.run(in_replica, (vector,)),
@@ -263,6 +265,61 @@ def _find_cluster():
     return None
 
 
+def _wait_for_workers(cluster) -> None:
+    """Listen where TensorFlow will, until every other worker of the cluster listens too."""
+    jobs = cluster.cluster_spec().as_dict().values()
+    own = cluster.cluster_spec().task_address(cluster.task_type, cluster.task_id)
+    missing = [address for job in jobs for address in job if address != own]
+    deadline = time.monotonic() + 60 * START_MINUTES
+    with _listening(own):
+        while missing := [address for address in missing if not _is_heard(address)]:
+            if time.monotonic() > deadline:
+                raise WorkerError(
+                    f"expected every worker of the job within {START_MINUTES} minutes, found "
+                    f"nobody at {', '.join(missing)}; start them all, and look if they reach each "
+                    "other"
+                )
+            time.sleep(0.1)
+
+
+def _connect(cluster) -> tf.distribute.Strategy:
+    """TensorFlow's strategy for workers that are all there."""
+    handler = signal.getsignal(signal.SIGTERM)
+    # For a worker that ends in this very moment TensorFlow waits without end, with Python's lock
+    # held: only the kernel can end this process then.
+    signal.alarm(CONNECT_SECONDS)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow took it, and does nothing with it
+
+
+def _listening(address: str):
+    """A socket at the port of this worker's address."""
+    place = ("", int(address.rpartition(":")[2]))
+    try:
+        with contextlib.suppress(OSError, ValueError):  # a machine without IPv6
+            return socket.create_server(
+                place, family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+            )
+        return socket.create_server(place, backlog=_BACKLOG)
+    except OSError as error:
+        raise UserError(
+            f"{address}: expected a free port of this machine, found {error}; choose another"
+        ) from error
+
+
+def _is_heard(address: str) -> bool:
+    """If somebody listens at the address."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except (OSError, UnicodeError):  # the latter from a name that can be none
+        return False
+    return True
+
+
 def _check_tf_config(text: str) -> None:
     """Raise ``UserError`` unless TF_CONFIG names a cluster of workers and this task in it."""
     try:
@@ -272,7 +329,8 @@ def _check_tf_config(text: str) -> None:
             raise ValueError(f"the jobs {', '.join(jobs)}")
         addresses = [address for job in jobs.values() for address in job]
         for address in addresses:
-            if not re.fullmatch(r"\S+:\d+", str(address)) or addresses.count(address) > 1:
+            port = re.fullmatch(r"\S+:(\d+)", str(address))
+            if not port or int(port[1]) > 65535 or addresses.count(address) > 1:
                 raise ValueError(f"the address {address!r}, which is no host:port or stands twice")
         if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
             raise ValueError(f"the task {task} that is not in the cluster")

@@ -29,7 +29,7 @@ exit codes: 0 done; 1 a defect of the program; 2 a wrong flag or value; 3 data t
 broken; 4 a download that failed; 5 a saved run that is missing, damaged, or of something else;
 6 a place that cannot be written; 7 a loss that is no longer a number; 8 results that do not
 repeat; 9 a worker of the same job that is gone; 75 stopped by a signal and saved: start the same
-command again; 130 and 143 ended by a signal elsewhere"""
+command again; 130 and 143 ended by a signal elsewhere; 142 a worker lost while all connected"""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import Distribution
-from Errors import UserError
+from Errors import UserError, WorkerError
 from TrainStep import check_batch_size
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
@@ -50,13 +51,16 @@ def start(*arguments, devices=1, end="", **environment):
     )
 
 
+def tf_config(hosts, index=0):
+    return json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
+
+
 def start_workers(folders, ends=("",) * 4, weights=(), more=((),) * 4):
     """The processes of one job on loopback, each with its own folder; the first is the chief."""
     hosts = [f"127.0.0.1:{port}" for port in free_ports(len(folders))]
     jobs = []
     for index, folder in enumerate(folders):
-        task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = {"TF_CONFIG": json.dumps(task)}
+        environment = {"TF_CONFIG": tf_config(hosts, index)}
         if weights:
             environment["WEIGHTS"] = weights[index]
         jobs.append(start("--save-dir", folder, *more[index], end=ends[index], **environment))
@@ -159,13 +163,44 @@ def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
     chief, other = start_workers(folders, more=((), ("--width", "8")))
     _, err = finish(other, 5)
     assert err.startswith("error: expected the run of the chief, found other values: width: was 4")
-    finish(chief, 9)
-    assert not (folders[0] / "state.bin").exists()
+    assert "found 1 that would not; what differs is in their own errors" in finish(chief, 9)[1]
+    assert not folders[0].exists()
+
+
+def test_who_waits_for_others_can_be_told_to_end(tmp_path):
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
+    while not Distribution._is_heard(hosts[0]):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.terminate()
+    finish(process, -signal.SIGTERM)
+
+
+def test_who_connects_to_one_that_does_not_answer_ends(tmp_path):
+    own, other = free_ports(2)
+    hosts = [f"127.0.0.1:{own}", f"127.0.0.1:{other}"]
+    with socket.create_server(("127.0.0.1", other)):
+        finish(start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts)), -signal.SIGALRM)
+
+
+def test_workers_that_do_not_come_are_named(environment, monkeypatch):
+    monkeypatch.setattr(Distribution, "START_MINUTES", 0)
+    own, late = (f"127.0.0.1:{port}" for port in free_ports(2))
+    environment("TF_CONFIG", tf_config([own, late]))
+    with pytest.raises(WorkerError, match=rf"within 0 minutes, found nobody at {late};"):
+        Distribution.make_strategy("auto")
+    with (
+        socket.create_server(("", int(own.rpartition(":")[2]))),
+        pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"),
+    ):
+        Distribution.make_strategy("auto")
 
 
 def test_more_bytes_than_float32_can_count_are_shared(environment, monkeypatch):
     monkeypatch.setattr(Distribution, "_has_workers", lambda strategy: True)
     monkeypatch.setattr(Distribution, "is_chief", lambda strategy: True)
+    monkeypatch.setattr(Distribution, "devices_of", lambda strategy: ["CPU:0"])
     data = bytes(2**24) + b"."  # 2^24 + 1 rounds to 2^24
     assert Distribution.share(tf.distribute.get_strategy(), data) == data
 
@@ -237,6 +272,10 @@ def test_what_cannot_be_is_refused(environment, name):
         (
             '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
             "the address 'a:1', which is no host:port or stands twice",
+        ),
+        (
+            '{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}',
+            "the address 'a:65536', which is no host:port",
         ),
     ],
 )

@@ -34,7 +34,10 @@ def worker() -> int:
         name, number = end.split()
         crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
     import Checkpoint
+    import Distribution
     from Model import Model
+
+    Distribution.CONNECT_SECONDS = 15
 
     train = Model.train
 
