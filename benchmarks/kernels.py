@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, kernel by kernel, as TensorFlow's profiler sees it.
+"""Where the time of a step and of inference goes, by kernel, as TensorFlow's profiler sees it.
 
 ``python benchmarks/kernels.py`` writes ``benchmarks/results/kernels.md``. Nothing else may run
 meanwhile.
@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -20,7 +21,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from peer_package import train
+from peer_package import Model, infer, train
 from throughput import HERE, PRECISIONS, describe, machine, table
 
 STEPS = 30
@@ -30,8 +31,14 @@ class _Enough(Exception):  # noqa: N818, as it is no error
     """The round that was measured is over."""
 
 
-def measure(precision: str, batch_size: int) -> collections.Counter:
-    """Milliseconds a step of each kind of kernel; those that run side by side add up."""
+def measure(steps: int, peer: Callable, *arguments) -> collections.Counter:
+    """Milliseconds a step of each kind of kernel; those that run side by side add up.
+
+    Args:
+        steps: in a round of the peer.
+        peer: of peer_package.py; its second round is measured.
+        *arguments: of the peer, but for the last.
+    """
     rounds = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
 
@@ -44,7 +51,7 @@ def measure(precision: str, batch_size: int) -> collections.Counter:
                 raise _Enough
 
         try:
-            train(precision, batch_size, STEPS, after_round)
+            peer(*arguments, after_round)
         except _Enough:
             (path,) = Path(folder).rglob("*.xplane.pb")
             space = xplane_pb2.XSpace.FromString(path.read_bytes())
@@ -53,7 +60,7 @@ def measure(precision: str, batch_size: int) -> collections.Counter:
         for event in itertools.chain.from_iterable(line.events for line in plane.lines):
             # A kernel's event is named "place in the graph:kind"; there are others around it.
             if kind := re.fullmatch(r"[^:]+:(\w+)", plane.event_metadata[event.metadata_id].name):
-                milliseconds[kind[1]] += event.duration_ps / 1e9 / STEPS
+                milliseconds[kind[1]] += event.duration_ps / 1e9 / steps
     return milliseconds
 
 
@@ -73,13 +80,19 @@ def main() -> None:
     lines = [
         "# Kernels",
         "",
-        f"`python benchmarks/kernels.py` on {describe(machine())}. The whole `train` loop, batch "
-        f"{batch_size}, {STEPS} steps; kernels that run side by side are counted one by one.",
+        f"`python benchmarks/kernels.py` on {describe(machine())}. Kernels that run side by side "
+        "are counted one by one.",
         "",
     ]
     for precision in PRECISIONS:
-        lines += [f"## {precision}", ""]
-        lines += table("kernel | ms a step | share", rows(measure(precision, batch_size)))
+        found = measure(STEPS, train, precision, batch_size, STEPS)
+        lines += [f"## The whole `train` loop, batch {batch_size}, {precision}", ""]
+        lines += table("kernel | ms a step | share", rows(found))
+    images = Model.INFERENCE_BATCH
+    for precision in PRECISIONS:
+        found = measure(10_000 // images, infer, precision, images)
+        lines += [f"## `predict_prob`, {precision}", ""]
+        lines += table(f"kernel | ms of {images} images | share", rows(found))
     (HERE / "results" / "kernels.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

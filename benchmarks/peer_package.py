@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 import tensorflow as tf
 
 import Configure
+import Model
 from Layers import dropout_stream
-from Model import Model
 from Network import updated_variables
 from Optimization import make_optimizer
 from TrainStep import TrainStep
@@ -36,15 +36,25 @@ def train(precision: str, batch_size: int, steps: int, turns: Callable[[], None]
             turns()
         return False
 
-    Model(model_configs).train(*images(), training_configs, stop=stop)
+    Model.Model(model_configs).train(*images(), training_configs, stop=stop)
 
 
-def step(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+def step(precision: str, batch_size: int, steps: int, turns: Turns, **options) -> None:
     """The bare step: forward, backward and update on one batch that never changes."""
-    run = _bare_step(precision, batch_size)
+    run = _bare_step(precision, batch_size, **options)
     while True:
         run(steps)
         turns()
+
+
+def xla(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """The bare step compiled by XLA."""
+    step(precision, batch_size, steps, turns, jit_compile=True)
+
+
+def ten(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """The bare step, ten of them in a call."""
+    step(precision, batch_size, steps // 10, turns, calls=10)
 
 
 def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
@@ -59,10 +69,10 @@ def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
     train(precision, batch_size, steps, take_both_turns)
 
 
-def _bare_step(precision, batch_size):
-    """A function that takes a number of bare steps."""
+def _bare_step(precision, batch_size, calls=1, **options):
+    """A function that takes a number of bare steps, several in a call of TensorFlow's function."""
     model_configs, training_configs = _configs(precision, batch_size)
-    model = Model(model_configs)
+    model = Model.Model(model_configs)
     updated = [variable.value for variable in updated_variables(model.network)]
     x, y = images(batch_size)
     bare = TrainStep(
@@ -78,22 +88,28 @@ def _bare_step(precision, batch_size):
     )
     batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10)
 
-    @tf.function(autograph=False)
-    def update():
+    def update(*_):
         with dropout_stream(tf.constant([0, 0], tf.int64)):
             return bare.update(*batch, 1e-3, 0.0)[0]
 
+    @tf.function(autograph=False, **options)
+    def call():
+        if calls == 1:
+            return update()
+        return tf.while_loop(lambda *_: True, update, [0.0], maximum_iterations=calls)
+
     def run(steps):
         for _ in range(steps):
-            loss = update()
-        float(loss)
+            loss = call()
+        np.asarray(loss)
 
     return run
 
 
 def infer(precision: str, batch_size: int, turns: Turns) -> None:
     """Rounds of 10,000 images through ``Model.predict_prob``, from uint8."""
-    model = Model(_configs(precision, 32)[0])
+    Model.INFERENCE_BATCH = batch_size
+    model = Model.Model(_configs(precision, 32)[0])
     x, _ = images(10_000)
     while True:
         model.predict_prob(x)

@@ -43,12 +43,15 @@ LABELS = {
 class Peer:
     """A peer's process and the seconds of its rounds."""
 
-    def __init__(self, name: str, mode: str, precision: str, batch_size: int, steps: int):
+    def __init__(
+        self, name: str, mode: str, precision: str, batch_size: int, steps: int, **environment: str
+    ):
         self.seconds: list[float] = []
         self.memory = 0
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, HERE / "peer.py", name, mode, precision, str(batch_size), str(steps)],
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -121,7 +124,7 @@ def measure_inference(rounds: int) -> dict[str, dict]:
 
 
 def measure_overhead(rounds: int) -> dict[str, list[float]]:
-    """Of what the loop adds to the bare step: milliseconds a step of both, round by round."""
+    """Milliseconds a step of the whole loop and of the bare step, round by round."""
     results = {}
     for batch_size in BATCH_SIZES:
         for precision in PRECISIONS:
@@ -237,10 +240,12 @@ def overhead_table(results: dict[str, dict]) -> list[str]:
     rows = []
     for name, times in results.items():
         loop, bare = statistics.median(times["loop"]), statistics.median(times["bare"])
-        rows.append(f"{name} | {loop:.1f} | {bare:.1f} | {100 * (loop / bare - 1):.1f} %")
+        pairs = zip(times["loop"], times["bare"], strict=True)
+        added = statistics.median(100 * (one / other - 1) for one, other in pairs)
+        rows.append(f"{name} | {loop:.1f} | {bare:.1f} | {added:.1f} %")
     title = "## What input, augmentation, metrics and progress add to the bare step, "
     title += f"{len(next(iter(results.values()))['loop'])} rounds"
-    columns = "what | whole loop, ms a step | bare step | added"
+    columns = "what | whole loop, ms a step | bare step | added, median of the rounds"
     return [title, "", *table(columns, rows)]
 
 
@@ -278,7 +283,7 @@ def main() -> None:
     for batch_size in BATCH_SIZES:
         steps = arguments.images // batch_size
         results[f"training {batch_size}"] = measure_training(batch_size, steps, rounds)
-    results["overhead"] = measure_overhead(2 * rounds)
+    results["overhead"] = measure_overhead(4 * rounds)
     results["inference"] = measure_inference(rounds)
     results["starts"] = measure_starts(3)
     path.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,95 @@
+"""What else was tried for speed: other ways to run the same step, and other batches of inference.
+
+``python benchmarks/alternatives.py`` writes ``benchmarks/results/alternatives.json`` and ``.md``.
+Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from throughput import HERE, PRECISIONS, Peer, compare, describe, machine, table
+
+BATCH_SIZE, STEPS = 128, 20
+STEP_WAYS = {
+    "as it is": ("step", {}),
+    "compiled by XLA": ("xla", {}),
+    "ten steps in a call": ("ten", {}),
+    "one thread within an operation": ("step", {"TF_NUM_INTRAOP_THREADS": "1"}),
+    "one operation at a time": ("step", {"TF_NUM_INTEROP_THREADS": "1"}),
+    "memory in huge pages": ("step", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
+}
+INFERENCE_BATCHES = (500, 50, 100, 250, 1000, 2000)
+
+
+def measure_steps(rounds: int) -> dict[str, dict]:
+    """Speed of the bare step, by "way, precision"."""
+    peers = {
+        f"{name}, {precision}": Peer("package", mode, precision, BATCH_SIZE, STEPS, **environment)
+        for name, (mode, environment) in STEP_WAYS.items()
+        for precision in PRECISIONS
+    }
+    return compare(peers, rounds, STEPS * BATCH_SIZE)
+
+
+def measure_inference(rounds: int) -> dict[str, dict]:
+    """Speed of ``predict_prob``, by "batch, precision"."""
+    peers = {
+        f"{batch_size} images, {precision}": Peer("package", "infer", precision, batch_size, 0)
+        for batch_size in INFERENCE_BATCHES
+        for precision in PRECISIONS
+    }
+    return compare(peers, rounds, 10_000)
+
+
+def rows(results: dict[str, dict]) -> list[str]:
+    """Of a table: a row for each way, the first of which is the one that is used."""
+    ways = dict.fromkeys(key.rpartition(", ")[0] for key in results)
+    used = next(iter(ways))
+    lines = []
+    for way in ways:
+        cells = [way]
+        for precision in PRECISIONS:
+            speed = results[f"{way}, {precision}"]["images_per_second"]
+            ratio = speed / results[f"{used}, {precision}"]["images_per_second"]
+            cells += [f"{speed:.0f}", f"{ratio:.2f}"]
+        lines.append(" | ".join(cells))
+    return lines
+
+
+def report(results: dict) -> str:
+    """Both tables as Markdown."""
+    columns = " | ".join(f"{precision}, images/s | ratio" for precision in PRECISIONS)
+    lines = [
+        "# Alternatives",
+        "",
+        f"`python benchmarks/alternatives.py` on {describe(results['machine'])}. Median of "
+        f"{results['rounds']} rounds, in turn; the first row is what the package does.",
+        "",
+        f"## The bare step, batch {BATCH_SIZE}",
+        "",
+        *table(f"way | {columns}", rows(results["steps"])),
+        "## Inference, 10,000 images, two batches at a time",
+        "",
+        *table(f"batch | {columns}", rows(results["inference"])),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    results = {"machine": machine(), "rounds": rounds}
+    results["steps"] = measure_steps(rounds)
+    results["inference"] = measure_inference(rounds)
+    path = HERE / "results" / "alternatives.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    path.with_suffix(".md").write_text(report(results))
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
