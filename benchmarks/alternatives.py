@@ -20,7 +20,7 @@ STEP_WAYS = {
     "one operation at a time": ("step", {"TF_NUM_INTEROP_THREADS": "1"}),
     "memory in huge pages": ("step", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
 }
-INFERENCE_BATCHES = (500, 50, 100, 250, 1000, 2000)
+INFERENCE_BATCHES = (1000, 50, 100, 250, 500, 2000)
 
 
 def measure_steps(rounds: int) -> dict[str, dict]:

@@ -30,7 +30,7 @@ TRAIN = {
     "PyTorch": ("pytorch", "train"),
     "convolutions": ("convolutions", "train"),
 }
-INFER_BATCHES = {"package": (500,), "keras": (32, 500), "pytorch": (128, 500)}
+INFER_BATCHES = {"package": (1000,), "keras": (32, 500), "pytorch": (128, 500)}
 LABELS = {
     "package": "this package, whole loop",
     "bare step": "its step alone, one fixed batch",

@@ -18,7 +18,7 @@ from Optimization import make_optimizer
 from Training import Progress, Training
 from TrainStep import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
-INFERENCE_BATCH = 500
+INFERENCE_BATCH = 1000
 
 
 class _Inference(NamedTuple):
