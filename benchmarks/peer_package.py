@@ -18,7 +18,7 @@ import Model
 from Layers import dropout_stream
 from Network import updated_variables
 from Optimization import make_optimizer
-from TrainStep import TrainStep
+from TrainStep import TrainStep, step_seed
 from turns import Turns, images
 
 
@@ -87,20 +87,24 @@ def _bare_step(precision, batch_size, calls=1, **options):
         training_configs,
     )
     batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10)
-
-    def update(*_):
-        with dropout_stream(tf.constant([0, 0], tf.int64)):
-            return bare.update(*batch, 1e-3, 0.0)[0]
+    numbers = itertools.count()
 
     @tf.function(autograph=False, **options)
-    def call():
+    def call(images, labels, rate, number):
+        # What does not change is an argument too: TensorFlow computes with constants only once.
+        def update(number, _):
+            with dropout_stream(step_seed(0, number)):
+                return number + 1, bare.update(images, labels, rate, 0.0)[0]
+
+        state = number, tf.constant(0.0)
         if calls == 1:
-            return update()
-        return tf.while_loop(lambda *_: True, update, [0.0], maximum_iterations=calls)
+            return update(*state)[1]
+        return tf.while_loop(lambda *_: True, update, state, maximum_iterations=calls)[1]
 
     def run(steps):
         for _ in range(steps):
-            loss = call()
+            number = tf.constant(calls * next(numbers), tf.int64)
+            loss = call(*batch, tf.constant(1e-3), number)
         np.asarray(loss)
 
     return run

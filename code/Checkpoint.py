@@ -474,11 +474,11 @@ def load_weights(folder: Path, network, sha256: str) -> np.ndarray:
 
     path = folder / WEIGHTS_FILE
     require_weights(folder, network.count_params())
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise RunError(f"{path}: damaged, or not the weights that {RECORD_FILE} describes")
     expected = {"pixel_mean": network.input_shape[1:], **_weight_shapes(network)}
     try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise RunError(f"{path}: damaged, or not the weights that {RECORD_FILE} describes")
         with h5py.File(io.BytesIO(data), "r") as file:
             found = _stored_shapes(file)
             if found != expected:

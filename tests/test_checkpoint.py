@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -411,6 +412,15 @@ def test_a_file_that_is_no_hdf5_is_refused(saved):
     (saved[0] / Checkpoint.WEIGHTS_FILE).write_bytes(b"weights" * 1000)
     with pytest.raises(RunError, match="damaged"):
         load_as_it_is(*saved[:2])
+
+
+def test_a_file_that_cannot_be_read_is_refused(saved, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(RunError, match=r"damaged: .*Permission denied"):
+        Checkpoint.load_weights(saved[0], saved[1], saved[3])
 
 
 def test_a_file_far_too_large_is_refused_unread(saved):

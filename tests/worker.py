@@ -46,7 +46,7 @@ def worker() -> int:
         print("digest", Checkpoint.weights_digest(self.network, self.mean), flush=True)
         if "WEIGHTS" in os.environ:
             weights = np.concatenate([w.ravel() for w in self.network.get_weights()])
-            x = np.random.default_rng(0).integers(0, 256, (1203, 32, 32, 3), np.uint8)
+            x = np.random.default_rng(0).integers(0, 256, (3203, 32, 32, 3), np.uint8)
             np.savez(os.environ["WEIGHTS"], weights=weights, probabilities=self.predict_prob(x))
         return progress
 
