@@ -283,7 +283,7 @@ def main() -> None:
     for batch_size in BATCH_SIZES:
         steps = arguments.images // batch_size
         results[f"training {batch_size}"] = measure_training(batch_size, steps, rounds)
-    results["overhead"] = measure_overhead(4 * rounds)
+    results["overhead"] = measure_overhead(8 * rounds)
     results["inference"] = measure_inference(rounds)
     results["starts"] = measure_starts(3)
     path.write_text(json.dumps(results, indent=2) + "\n")
