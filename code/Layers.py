@@ -126,11 +126,12 @@ def _normalize_global_batch(inputs, gamma, beta, near, epsilon, context):
             )
             # Of dy, the part along the constant and the part along the normalized images have
             # no effect on the normalized output.
-            scale = tf.math.rsqrt(variance + epsilon)
-            normalized = (tf.cast(inputs, tf.float32) - mean) * scale
-            without_effect = gamma * scale * (beta_mean + normalized * gamma_mean)
-            dx = tf.cast(local.x_backprop, tf.float32) - without_effect
-            return tf.cast(dx, inputs.dtype), local.scale_backprop, local.offset_backprop
+            scale = gamma * tf.math.rsqrt(variance + epsilon)
+            without_effect = _normalize(
+                inputs, scale * gamma_mean, scale * beta_mean, mean, variance, epsilon
+            )
+            dx = local.x_backprop - without_effect
+            return dx, local.scale_backprop, local.offset_backprop
 
         outputs = _normalize(inputs, gamma, beta, mean, variance, epsilon)
         return (outputs, mean, variance), gradient

@@ -1,5 +1,8 @@
 """Layers.py: three layers that do what their Keras namesakes do, faster or more exactly."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -112,6 +115,56 @@ def test_batch_norm_is_the_same_in_a_graph():
     x = random(FEW)
     eager = ours(x, training=True)
     assert_close(tf.function(lambda x: ours(x, training=True))(x), eager, 1e-6)
+
+
+class Exchange:
+    """The replica context of two threads that add up what they have."""
+
+    num_replicas_in_sync = 2
+
+    def __init__(self):
+        self._all_here = threading.Barrier(2, timeout=60)
+        self._parts = {}
+
+    def all_reduce(self, _, part):
+        self._parts[threading.get_ident()] = part
+        self._all_here.wait()
+        total = tf.add_n(list(self._parts.values()))
+        self._all_here.wait()
+        return total
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("float32", 1e-5), ("mixed_bfloat16", 2**-6)], ids=["float32", "bfloat16"]
+)
+def test_batch_norm_of_two_replicas_is_that_of_the_whole_batch(dtype, bound, monkeypatch):
+    kind = tf.bfloat16 if dtype == "mixed_bfloat16" else tf.float32
+    # The replicas' means and variances differ: neither may be taken for that of the whole.
+    x = tf.cast(tf.concat([random(FEW, 0, mean=2), 3 * random(FEW, 1, mean=-1)], 0), kind)
+    dy = tf.cast(random(x.shape, seed=2, mean=1), kind)
+
+    def learn(layer, x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        sources = [x, layer.gamma.value, layer.beta.value]
+        return y, *tape.gradient(y, sources, output_gradients=dy)
+
+    whole = norms(dtype)[0]
+    y, dx, dgamma, dbeta = learn(whole, x, dy)
+    exchange = Exchange()
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: exchange)
+    replicas = [norms(dtype)[0] for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        found = threads.map(learn, replicas, tf.split(x, 2), tf.split(dy, 2))
+        ys, dxs, dgammas, dbetas = zip(*found, strict=True)
+    for parts, expected in ((ys, y), (dxs, dx)):
+        assert_close(tf.concat(parts, 0), expected, bound)
+    for parts, expected in ((dgammas, dgamma), (dbetas, dbeta)):
+        assert_close(tf.add_n(parts), expected, bound)
+    for layer in replicas:
+        for one, expected in zip(layer.get_weights(), whole.get_weights(), strict=True):
+            assert_close(one, expected, 1e-5)
 
 
 # Conv2D
