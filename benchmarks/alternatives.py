@@ -9,28 +9,37 @@ from __future__ import annotations
 import argparse
 import json
 
-from throughput import HERE, PRECISIONS, Peer, compare, describe, machine, table
+from throughput import BATCH_SIZES, HERE, PRECISIONS, Peer, compare, describe, machine, table
 
-BATCH_SIZE, STEPS = 128, 20
+IMAGES = 1280  # in a round of training
 STEP_WAYS = {
     "as it is": ("step", {}),
     "compiled by XLA": ("xla", {}),
     "ten steps in a call": ("ten", {}),
     "one thread within an operation": ("step", {"TF_NUM_INTRAOP_THREADS": "1"}),
     "one operation at a time": ("step", {"TF_NUM_INTEROP_THREADS": "1"}),
+    "the calling thread computes too": (
+        "step",
+        {"TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"},
+    ),
+    "a replica on each core, whole loop": ("replicas", {"TF_NUM_INTRAOP_THREADS": "1"}),
     "memory in huge pages": ("step", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
+    "memory of TensorFlow's BFC allocator": ("step", {"TF_CPU_ALLOCATOR_USE_BFC": "1"}),
+    "every oneDNN primitive kept": ("step", {"TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE": "0"}),
 }
 INFERENCE_BATCHES = (1000, 50, 100, 250, 500, 2000)
 
 
-def measure_steps(rounds: int) -> dict[str, dict]:
+def measure_steps(batch_size: int, rounds: int) -> dict[str, dict]:
     """Speed of the bare step, by "way, precision"."""
     peers = {
-        f"{name}, {precision}": Peer("package", mode, precision, BATCH_SIZE, STEPS, **environment)
+        f"{name}, {precision}": Peer(
+            "package", mode, precision, batch_size, IMAGES // batch_size, **environment
+        )
         for name, (mode, environment) in STEP_WAYS.items()
         for precision in PRECISIONS
     }
-    return compare(peers, rounds, STEPS * BATCH_SIZE)
+    return compare(peers, rounds, IMAGES)
 
 
 def measure_inference(rounds: int) -> dict[str, dict]:
@@ -59,7 +68,7 @@ def rows(results: dict[str, dict]) -> list[str]:
 
 
 def report(results: dict) -> str:
-    """Both tables as Markdown."""
+    """The tables as Markdown."""
     columns = " | ".join(f"{precision}, images/s | ratio" for precision in PRECISIONS)
     lines = [
         "# Alternatives",
@@ -67,13 +76,12 @@ def report(results: dict) -> str:
         f"`python benchmarks/alternatives.py` on {describe(results['machine'])}. Median of "
         f"{results['rounds']} rounds, in turn; the first row is what the package does.",
         "",
-        f"## The bare step, batch {BATCH_SIZE}",
-        "",
-        *table(f"way | {columns}", rows(results["steps"])),
-        "## Inference, 10,000 images, two batches at a time",
-        "",
-        *table(f"batch | {columns}", rows(results["inference"])),
     ]
+    for batch_size in BATCH_SIZES:
+        lines += [f"## The bare step, batch {batch_size}", ""]
+        lines += table(f"way | {columns}", rows(results[f"steps {batch_size}"]))
+    lines += ["## Inference, 10,000 images, two batches at a time", ""]
+    lines += table(f"batch | {columns}", rows(results["inference"]))
     return "\n".join(lines)
 
 
@@ -83,7 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     results = {"machine": machine(), "rounds": rounds}
-    results["steps"] = measure_steps(rounds)
+    for batch_size in BATCH_SIZES:
+        results[f"steps {batch_size}"] = measure_steps(batch_size, rounds)
     results["inference"] = measure_inference(rounds)
     path = HERE / "results" / "alternatives.json"
     path.write_text(json.dumps(results, indent=2) + "\n")

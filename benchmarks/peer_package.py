@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 import tensorflow as tf
 
 import Configure
+import Distribution
+import Hardware
 import Model
 from Layers import dropout_stream
 from Network import updated_variables
@@ -26,7 +28,9 @@ def _configs(precision: str, batch_size: int):
     return Configure.configure("resnet20", {"precision": precision, "batch_size": batch_size})
 
 
-def train(precision: str, batch_size: int, steps: int, turns: Callable[[], None]) -> None:
+def train(
+    precision: str, batch_size: int, steps: int, turns: Callable[[], None], strategy=None
+) -> None:
     """Rounds of ``steps`` steps of ``Model.train``; its ``stop`` is asked once a step."""
     model_configs, training_configs = _configs(precision, batch_size)
     calls = itertools.count()
@@ -36,7 +40,15 @@ def train(precision: str, batch_size: int, steps: int, turns: Callable[[], None]
             turns()
         return False
 
-    Model.Model(model_configs).train(*images(), training_configs, stop=stop)
+    model = Model.Model(model_configs, strategy=strategy)
+    model.train(*images(), training_configs, stop=stop)
+
+
+def replicas(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """``train`` with a replica for each core."""
+    devices = [tf.config.LogicalDeviceConfiguration()] * Hardware.cores()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+    train(precision, batch_size, steps, turns, Distribution.make_strategy("mirrored"))
 
 
 def step(precision: str, batch_size: int, steps: int, turns: Turns, **options) -> None:
