@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -85,8 +86,10 @@ class Peer:
 
 def compare(peers: dict[str, Peer], rounds: int, images: int) -> dict[str, dict]:
     """Let the peers take turns, and give each one's images/s: median, lowest and highest."""
+    generator = random.Random(0)
     for _ in range(rounds):
-        for peer in peers.values():
+        # In another order each time: who follows whom makes a difference.
+        for peer in generator.sample(list(peers.values()), len(peers)):
             time.sleep(0.3)  # for the last one's threads to fall asleep
             peer.take_turn()
     results = {}

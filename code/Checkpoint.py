@@ -124,6 +124,9 @@ class Run:
         folder: made if it is missing.
         record: what the run is: keys of RECORD_IDENTITY and of RECORD_MACHINE at least.
 
+    Attributes:
+        machine_changes: each change of RECORD_MACHINE that the run went on with, in their order.
+
     Raises:
         RunError: another process trains into this folder.
         StorageError: the folder cannot be made or written.
@@ -133,6 +136,7 @@ class Run:
         self.folder = folder
         self._record = json.loads(json.dumps(record))
         self._state = None
+        self.machine_changes: list[str] = []
 
     def __enter__(self):
         self._take_lock()
@@ -185,7 +189,9 @@ class Run:
                 f"{self.folder}: expected an unfinished run of the same kind, found other values: "
                 f"{'; '.join(differences)}; use the old values, --fresh, or another --save-dir"
             )
-        if changed := _differences(unfinished, self._record, RECORD_MACHINE):
+        changed = _differences(unfinished, self._record, RECORD_MACHINE)
+        self.machine_changes = unfinished.get("machine_changes", []) + changed
+        if changed:
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
         return True
 
@@ -218,8 +224,9 @@ class Run:
             StorageError: the state cannot be written; the last one is intact.
         """
         newest = self.folder / STATE_FILE
+        run = {**self._record, "machine_changes": self.machine_changes}
         with writing(newest) as file:
-            file.write(encode_state(arrays, {"run": self._record, "progress": progress}))
+            file.write(encode_state(arrays, {"run": run, "progress": progress}))
             file.flush()
             os.fsync(file.fileno())
             if newest.exists():
@@ -296,10 +303,10 @@ def require_same(chief: dict, record: dict) -> None:
     """Raise ``RunError`` unless a worker would train with its chief, as the records say.
 
     Args:
-        chief: keys of RECORD_IDENTITY and "precision", as far as they are known.
+        chief: keys of RECORD_IDENTITY, "precision" and "flags", as far as they are known.
         record: the worker's.
     """
-    identity = (*RECORD_IDENTITY, "precision")
+    identity = (*RECORD_IDENTITY, "precision", "flags")
     if differences := _differences(chief, record, identity, strict=True):
         raise RunError(
             f"expected the run of the chief, found other values: {'; '.join(differences)}; give "

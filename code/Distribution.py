@@ -9,8 +9,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,10 +24,26 @@ from Configure import STRATEGIES
 from Errors import RunError, UserError, WorkerError
 
 START_MINUTES = 10  # for all workers of a job to have come
+QUIET_SECONDS = 5  # until those that have not come yet are named
 CONNECT_SECONDS = 120  # for TensorFlow to connect them, which takes one
 _BACKLOG = 1024  # workers that knock while this one looks for others
 _OWN_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError)
 _CLUSTER = "TF_CONFIG, or Slurm's variables of a step with more than one task"
+_STUCK = (
+    "error: expected to be connected to the other workers within {} s, found one that ended or "
+    "does not answer; start all of them again"
+)
+# A process that ends its parent with a line, unless one of them has ended before.
+_WATCH = """\
+import os, signal, sys, time
+parent, seconds, line = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+deadline = time.monotonic() + seconds
+while os.getppid() == parent and time.monotonic() < deadline:
+    time.sleep(0.1)
+if os.getppid() == parent:
+    print(line, file=sys.stderr, flush=True)
+    os.kill(parent, signal.SIGALRM)
+"""
 
 
 def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
@@ -146,7 +166,7 @@ def joining(name: str = "auto"):
         raise WorkerError(
             "expected every worker of the job to go on, found one that ended or cannot be reached "
             f"({type(error).__name__}); start all of them again: the run goes on from its last "
-            "saved state"
+            "saved state, if it has one"
         ) from error
 
 
@@ -176,6 +196,11 @@ class SharedRun:
         if self._run is not None:
             self._run.__exit__(*exception)
 
+    @property
+    def machine_changes(self) -> list[str]:
+        """Of ``Checkpoint.Run``; nothing in other processes than the chief."""
+        return self._run.machine_changes if self._run is not None else []
+
     def begin(self, fresh: bool, state_bytes: int) -> bool:
         """What ``Checkpoint.Run.begin`` says to the chief, in every process.
 
@@ -187,15 +212,35 @@ class SharedRun:
             UserError: see ``Checkpoint.Run.begin`` and ``Checkpoint.Run.require_space``.
             WorkerError: the chief met one of these.
         """
+
+        def begin():
+            self._run.require_space(state_bytes)
+            return self._run.begin(fresh)
+
+        return self._in_chief(begin)
+
+    def finish(self, save: Callable[[], None]) -> None:
+        """Let the chief save what a finished run leaves; the others wait for it.
+
+        Args:
+            save: called in the chief only.
+
+        Raises:
+            UserError: of ``save``.
+            WorkerError: the chief met one.
+        """
+        self._in_chief(save)
+
+    def _in_chief(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives in the chief, which must be JSON-serializable, in every process."""
         answer = {}
         if self._run is not None:
             with self._telling_the_others():
-                self._run.require_space(state_bytes)
-                answer = {"begin": self._run.begin(fresh)}
+                answer = {"result": work()}
         answer = json.loads(share(self._strategy, json.dumps(answer).encode()))
         if "error" in answer:
-            raise WorkerError(f"the chief could not begin: {answer['error']}")
-        return answer["begin"]
+            raise WorkerError(f"the chief could not go on: {answer['error']}")
+        return answer["result"]
 
     @contextlib.contextmanager
     def _telling_the_others(self):
@@ -270,10 +315,14 @@ def _wait_for_workers(cluster) -> None:
     jobs = cluster.cluster_spec().as_dict().values()
     own = cluster.cluster_spec().task_address(cluster.task_type, cluster.task_id)
     missing = [address for job in jobs for address in job if address != own]
-    deadline = time.monotonic() + 60 * START_MINUTES
+    began, told = time.monotonic(), False
     with _listening(own):
         while missing := [address for address in missing if not _is_heard(address)]:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > QUIET_SECONDS and not told:
+                told = True
+                print(f"waiting for workers at {', '.join(missing)}", file=sys.stderr, flush=True)
+            if waited > 60 * START_MINUTES:
                 raise WorkerError(
                     f"expected every worker of the job within {START_MINUTES} minutes, found "
                     f"nobody at {', '.join(missing)}; start them all, and look if they reach each "
@@ -284,15 +333,19 @@ def _wait_for_workers(cluster) -> None:
 
 def _connect(cluster) -> tf.distribute.Strategy:
     """TensorFlow's strategy for workers that are all there."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # For a worker that ends in this very moment TensorFlow waits without end, with Python's lock
-    # held: only the kernel can end this process then.
-    signal.alarm(CONNECT_SECONDS)
+    # held: only another process can end this one then, and only the kernel hears SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = map(str, (os.getpid(), CONNECT_SECONDS, _STUCK.format(CONNECT_SECONDS)))
+    watch = subprocess.Popen([sys.executable, "-c", _WATCH, *arguments], start_new_session=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGTERM, handler)  # TensorFlow took it, and does nothing with it
+        watch.kill()
+        watch.wait()
+        for number, handler in handlers.items():  # TensorFlow took SIGTERM, and does nothing
+            signal.signal(number, handler)
 
 
 def _listening(address: str):
@@ -306,7 +359,8 @@ def _listening(address: str):
         return socket.create_server(place, backlog=_BACKLOG)
     except OSError as error:
         raise UserError(
-            f"{address}: expected a free port of this machine, found {error}; choose another"
+            f"{address}: expected a free port of this machine, found {error}; end what "
+            "listens there, or name another port in TF_CONFIG"
         ) from error
 
 
@@ -329,12 +383,12 @@ def _check_tf_config(text: str) -> None:
             raise ValueError(f"the jobs {', '.join(jobs)}")
         addresses = [address for job in jobs.values() for address in job]
         for address in addresses:
-            port = re.fullmatch(r"\S+:(\d+)", str(address))
-            if not port or int(port[1]) > 65535 or addresses.count(address) > 1:
+            port = re.fullmatch(r"[^\s/]+:(\d+)", str(address))
+            if not port or not 0 < int(port[1]) <= 65535 or addresses.count(address) > 1:
                 raise ValueError(f"the address {address!r}, which is no host:port or stands twice")
-        if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
+        if not 0 <= int(str(task["index"])) < len(jobs[task["type"]]):
             raise ValueError(f"the task {task} that is not in the cluster")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(
             'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
@@ -343,21 +397,34 @@ def _check_tf_config(text: str) -> None:
 
 
 def _find_slurm_cluster():
+    """The step's tasks as TensorFlow's own resolver finds them, each with the GPUs that it sees."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
     try:
-        options = {}
-        if not tf.config.list_physical_devices("GPU"):
-            # The resolver hands out GPUs to tasks, and fails where there are none to hand out.
-            tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
-            options = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
-        cluster = tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
-        address = cluster.cluster_spec().task_address(cluster.task_type, cluster.task_id)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        # The resolver would hand out GPUs as if Slurm had not, and when it is too late for that.
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]),
+            gpus_per_task=1,
+            auto_set_gpu=False,
+        )
+        workers = slurm.cluster_spec()
+        address = workers.task_address(slurm.task_type, slurm.task_id)
+    except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(f"Slurm's variables: expected those of a step, found {error}") from error
-    node = os.environ.get("SLURMD_NODENAME")
-    if node is not None and address.rpartition(":")[0] != node:
+    host = address.rpartition(":")[0]
+    node = os.environ.get("SLURMD_NODENAME", host)
+    if node != host:
         # The resolver sorts hosts by name, Slurm numbers its tasks in its own order.
         raise UserError(
-            f"Slurm's variables: expected task {os.environ['SLURM_PROCID']} on {address}, found it "
-            f"on {node}; name the nodes so that their order by name is Slurm's, or use TF_CONFIG"
+            f"Slurm's variables: expected task {slurm.task_id} on {host}, found it on {node}; use "
+            "TF_CONFIG, or nodes whose order by name is Slurm's"
         )
-    return cluster
+    neighbours = sum(one.rpartition(":")[0] == host for one in workers.job_tasks("worker"))
+    if neighbours > 1 and gpus > 1:
+        raise UserError(
+            f"Slurm's variables: expected one task on each node, or tasks that see one GPU each, "
+            f"found {neighbours} tasks on {host} that see {gpus}; use srun --ntasks-per-node=1, or "
+            "--gpus-per-task=1"
+        )
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        workers, task_type=slurm.task_type, task_id=slurm.task_id, num_accelerators={"GPU": gpus}
+    )

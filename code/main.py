@@ -20,7 +20,7 @@ DATA_DIR = CODE / "data"
 SAVED_MODELS = CODE / "saved_models"
 PREDICTIONS = CODE.parent / "predictions.npy"
 PREDICT_CHUNK = 5_000  # images in memory at a time
-VERIFIED_STEPS = 25
+VERIFIED_STEPS = 40  # several workers stop together after each 20
 STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
 INTERRUPTED = 130
 
@@ -100,7 +100,8 @@ def train(args: argparse.Namespace) -> None:
 
     with Distribution.joining(args.strategy) as strategy:
         record = _describe_run(args.preset, model_configs, training_configs, data)
-        Distribution.require_same(strategy, record)
+        flags = {"fresh": args.fresh, "verify_determinism": args.verify_determinism}
+        Distribution.require_same(strategy, {**record, "flags": flags})
         record["hardware"].update(Distribution.describe(strategy))
         model = Model(model_configs, strategy=strategy)
         model.check_training_data(*split[:2], training_configs)
@@ -145,8 +146,8 @@ def _train_run(args, model, record, split, strategy) -> None:
             stop=signals.received,
             on_epoch=_print_epoch if chief else lambda row, epochs: None,
         )
-        if chief:
-            _save_run(folder, model, record, progress)
+        record["machine_changes"] = run.machine_changes
+        run.finish(lambda: _save_run(folder, model, record, progress))
 
 
 def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
+import warnings
 from pathlib import Path
 
 import h5py
@@ -224,6 +225,16 @@ def test_another_machine_is_a_warning(folder, changes, difference):
         assert begin(folder, changed(**changes))
 
 
+def test_every_machine_that_a_run_went_on_with_is_told(folder):
+    for cores in (4, 4, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Checkpoint.Run(folder, changed(hardware__cores=cores)) as run:
+                run.begin(False)
+                run.save_state(ARRAYS, {"step": 3})
+    assert run.machine_changes == ["cores: was 2, is 4", "cores: was 4, is 2"]
+
+
 def test_more_epochs_extend_a_constant_rate_and_nothing_else(tmp_path):
     constant = changed(training_configs__schedule="constant")
     for name, record in (("constant", constant), ("cosine", RECORD)):
@@ -308,7 +319,11 @@ def test_why_a_precision_was_taken_is_no_difference(folder):
 
 def test_a_worker_must_train_as_its_chief_does():
     Checkpoint.require_same(RECORD, changed(precision__reason="the processor has avx512_bf16"))
-    for changes in ({"precision__used": "bfloat16"}, {"model_configs__precision": "float32"}):
+    for changes in (
+        {"precision__used": "bfloat16"},
+        {"model_configs__precision": "float32"},
+        {"flags": {"fresh": True}},
+    ):
         with pytest.raises(RunError, match=r"^expected the run of the chief, found other values"):
             Checkpoint.require_same(RECORD, changed(**changes))
 

@@ -23,7 +23,7 @@ TRAIN = [
     *("train", "--preset", "quickstart", "--width", "4", "--batch-size", "16", "--epochs", "2"),
     *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
     *("--optimizer", "sgd", "--learning-rate", "0.001", "--precision", "float32"),
-    *("--save-minutes", "0"),
+    *("--l2", "0.01", "--ema-decay", "0.9", "--save-minutes", "0"),
 ]
 SUMMATION = 1e-4  # of weights up to 2, after 36 steps: 3e-5 was seen; another batch makes 1e-2
 SECONDS = 120
@@ -151,11 +151,15 @@ def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(j
     assert {digest(out) for out in outputs} == {digest(out) for out, _ in job[2]}
 
 
-def test_a_chief_that_cannot_begin_tells_the_others(tmp_path):
-    (tmp_path / "file").write_text("")
-    chief, other = start_workers([tmp_path / "file" / "run", tmp_path / "other"])
+@pytest.mark.parametrize("place", ["file", "run/curves.png/folder"])  # at the start, at the end
+def test_a_chief_that_cannot_write_tells_the_others(place, tmp_path):
+    in_the_way = tmp_path / place
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("")
+    run = in_the_way / "run" if place == "file" else tmp_path / "run"
+    chief, other = start_workers([run, tmp_path / "other"])
     assert "cannot write" in finish(chief, 6)[1]
-    assert re.search("^error: the chief could not begin: cannot write", finish(other, 9)[1], re.M)
+    assert re.search("^error: the chief could not go on: cannot write", finish(other, 9)[1], re.M)
 
 
 def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
@@ -170,8 +174,10 @@ def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
 def test_who_waits_for_others_can_be_told_to_end(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
+    deadline = time.monotonic() + SECONDS
     while not Distribution._is_heard(hosts[0]):
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.terminate()
     finish(process, -signal.SIGTERM)
@@ -181,15 +187,19 @@ def test_who_connects_to_one_that_does_not_answer_ends(tmp_path):
     own, other = free_ports(2)
     hosts = [f"127.0.0.1:{own}", f"127.0.0.1:{other}"]
     with socket.create_server(("127.0.0.1", other)):
-        finish(start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts)), -signal.SIGALRM)
+        process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
+        _, err = finish(process, -signal.SIGALRM)
+    assert re.fullmatch("error: expected to be connected .* within 15 s, found one that .*\n", err)
 
 
-def test_workers_that_do_not_come_are_named(environment, monkeypatch):
-    monkeypatch.setattr(Distribution, "START_MINUTES", 0)
+def test_workers_that_do_not_come_are_named(environment, monkeypatch, capfd):
+    monkeypatch.setattr(Distribution, "START_MINUTES", 0.002)
+    monkeypatch.setattr(Distribution, "QUIET_SECONDS", 0)
     own, late = (f"127.0.0.1:{port}" for port in free_ports(2))
     environment("TF_CONFIG", tf_config([own, late]))
-    with pytest.raises(WorkerError, match=rf"within 0 minutes, found nobody at {late};"):
+    with pytest.raises(WorkerError, match=rf"within 0.002 minutes, found nobody at {late};"):
         Distribution.make_strategy("auto")
+    assert capfd.readouterr().err == f"waiting for workers at {late}\n"
     with (
         socket.create_server(("", int(own.rpartition(":")[2]))),
         pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"),
@@ -253,6 +263,7 @@ def test_what_cannot_be_is_refused(environment, name):
     [
         ("{", "found Expecting"),
         ("[]", "found list indices"),
+        ('{"cluster": [], "task": []}', "found 'list' object has no attribute"),
         ("{}", "found no 'cluster'"),
         ('{"cluster": {"worker": ["a:1"]}}', "found no 'task'"),
         ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "the jobs ps"),
@@ -276,6 +287,18 @@ def test_what_cannot_be_is_refused(environment, name):
         (
             '{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}',
             "the address 'a:65536', which is no host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}',
+            "the address 'a:0', which is no host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["http://a:1"]}, "task": {"type": "worker", "index": 0}}',
+            "the address 'http://a:1', which is no host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0.7}}',
+            "found invalid literal",
         ),
     ],
 )
@@ -304,6 +327,19 @@ def test_a_step_of_slurm_is_a_cluster(environment):
     hosts = ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]
     assert cluster.cluster_spec().as_dict() == {"worker": hosts}
     assert (cluster.task_type, cluster.task_id) == ("worker", 2)
+    assert cluster.num_accelerators() == {"GPU": 0}
+
+
+def test_a_task_of_slurm_has_the_gpus_that_it_sees(environment, monkeypatch):
+    gpus = ["gpu"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert slurm(environment).num_accelerators() == {"GPU": 1}
+    gpus.append("another")
+    with pytest.raises(UserError, match=r"found 2 tasks on node2 that see 2; use srun"):
+        slurm(environment)
+    alone = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    cluster = slurm(environment, SLURM_PROCID="1", **alone)
+    assert cluster.num_accelerators() == {"GPU": 2}
 
 
 def test_a_single_task_of_slurm_is_no_cluster(environment):
@@ -311,8 +347,13 @@ def test_a_single_task_of_slurm_is_no_cluster(environment):
 
 
 def test_slurms_own_order_of_nodes_must_be_the_resolvers(environment):
-    with pytest.raises(UserError, match=r"expected task 2 on node2:8888, found it on node9"):
+    with pytest.raises(UserError, match=r"expected task 2 on node2, found it on node9"):
         slurm(environment, SLURMD_NODENAME="node9")
-    environment("SLURM_STEP_NODELIST", "")
-    with pytest.raises(UserError, match=r"^Slurm's variables: expected those of a step"):
-        slurm(environment, SLURM_STEP_TASKS_PER_NODE="what")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLURM_STEP_TASKS_PER_NODE", "what"), ("SLURM_PROCID", "4")]
+)
+def test_wrong_variables_of_slurm_are_one_clear_line(environment, name, value):
+    with pytest.raises(UserError, match=r"^Slurm's variables: expected those of a step, found"):
+        slurm(environment, **{name: value})

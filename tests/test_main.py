@@ -238,7 +238,7 @@ def test_an_unfinished_run_of_another_kind_is_refused(trained, tmp_path, fails):
 def test_determinism_can_be_verified(tmp_path, capfd):
     arguments = ["train", *TINY, "--verify-determinism", "--save-dir", str(tmp_path / "run")]
     assert main.main(arguments) == 0
-    assert re.search(r"^25 steps, twice: equal weights [0-9a-f]{64}$", capfd.readouterr().out, re.M)
+    assert re.search(r"^40 steps, twice: equal weights [0-9a-f]{64}$", capfd.readouterr().out, re.M)
     assert not (tmp_path / "run").exists()
 
 
