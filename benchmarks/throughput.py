@@ -126,7 +126,7 @@ def measure_inference(rounds: int) -> dict[str, dict]:
     return compare(peers, rounds, 10_000)
 
 
-def measure_overhead(rounds: int) -> dict[str, list[float]]:
+def measure_overhead(rounds: int) -> dict[str, dict[str, list[float]]]:
     """Milliseconds a step of the whole loop and of the bare step, round by round."""
     results = {}
     for batch_size in BATCH_SIZES:
@@ -229,11 +229,12 @@ def inference_table(results: dict[str, dict]) -> list[str]:
         rows.append(
             f"{labels.get(name, 'PyTorch, channels last')} | {precision} | {batch_size} | "
             f"{speed:.0f} | {result['lowest']:.0f} to {result['highest']:.0f} | "
-            f"{speed / best('keras'):.2f} | {speed / best('pytorch'):.2f}"
+            f"{speed / best('keras'):.2f} | {speed / best('pytorch'):.2f} | "
+            f"{result['peak_memory_bytes'] / 1e6:.0f}"
         )
     columns = (
         "what | precision | batch | images/s | lowest to highest | against Keras' best | against "
-        "PyTorch's best"
+        "PyTorch's best | peak memory, MB"
     )
     return ["## Inference, 10,000 images", "", *table(columns, rows)]
 

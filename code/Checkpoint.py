@@ -136,6 +136,7 @@ class Run:
         self.folder = folder
         self._record = json.loads(json.dumps(record))
         self._state = None
+        self._lock = None
         self.machine_changes: list[str] = []
 
     def __enter__(self):
@@ -147,7 +148,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        os.close(self._lock)
+        self._let_go_of_lock()
 
     def begin(self, fresh: bool) -> bool:
         """Decide what to do in this folder; a run that must give way is moved aside, not deleted.
@@ -252,17 +253,22 @@ class Run:
             # The system lets go of the lock when its owner dies, however it dies.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._lock)
+            self._let_go_of_lock()
             raise RunError(
                 f"{self.folder}: expected a free run folder, found another process training into "
                 "it; wait for it, or name another folder with --save-dir"
             ) from error
         except OSError as error:
-            os.close(self._lock)
+            self._let_go_of_lock()
             raise StorageError(
                 f"{path}: expected a file system with locks, found {error.strerror}; name a folder "
                 "on another one with --save-dir"
             ) from error
+
+    def _let_go_of_lock(self):
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _finished_record(self):
         """What run.json says, if the weights that it describes are there."""
@@ -294,7 +300,7 @@ class Run:
             number += 1
         with storing(aside):
             self.folder.rename(aside)
-        os.close(self._lock)
+        self._let_go_of_lock()
         self._take_lock()
         print(f"the run that was in {self.folder} is now in {aside} ({why})", flush=True)
 

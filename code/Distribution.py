@@ -62,23 +62,22 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """
     if name not in STRATEGIES:
         raise UserError(f"strategy: expected one of {', '.join(STRATEGIES)}, found {name!r}")
-    cluster = _find_cluster() if name in ("auto", "multiworker") else None
+    cluster = _cluster_for(name)
     if cluster is not None:
         _wait_for_workers(cluster)
         return _connect(cluster)
     if name == "multiworker":
         raise UserError(f"strategy: expected {_CLUSTER}, found neither; start it on each machine")
+    if name == "one":
+        return tf.distribute.get_strategy()
     devices = local_devices()
-    if name == "mirrored" or (name == "auto" and len(devices) > 1):
+    if name == "mirrored" or len(devices) > 1:
         return tf.distribute.MirroredStrategy(devices)
     return tf.distribute.get_strategy()
 
 
 def local_devices() -> list[str]:
-    """Names of the devices that compute: GPUs, else (logical) CPUs.
-
-    In a cluster these are the devices of all workers: see ``devices_of``.
-    """
+    """Names of the devices that compute, of a process without a cluster: GPUs, else CPUs."""
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
@@ -155,18 +154,16 @@ def joining(name: str = "auto"):
         UserError: see ``make_strategy``.
         WorkerError: see ``make_strategy``; another worker ended or cannot be reached any more.
     """
-    strategy = None
     try:
-        strategy = make_strategy(name)
-        yield strategy
+        yield make_strategy(name)
     except tf.errors.OpError as error:
-        alone = strategy is not None and not _has_workers(strategy)
-        if alone or isinstance(error, _OWN_ERRORS):
+        if _cluster_for(name) is None or isinstance(error, _OWN_ERRORS):
             raise
+        cause = " ".join(error.message.split())[:200]
         raise WorkerError(
-            "expected every worker of the job to go on, found one that ended or cannot be reached "
-            f"({type(error).__name__}); start all of them again: the run goes on from its last "
-            "saved state, if it has one"
+            "expected every worker of the job to go on, found one that ended or cannot be reached; "
+            "start all of them again: the run goes on from its last saved state, if it has one "
+            f"({type(error).__name__}: {cause})"
         ) from error
 
 
@@ -259,9 +256,21 @@ class SharedRun:
         data = share(self._strategy, data)
         return Checkpoint.decode_state(data) if data else None
 
-    def save_state(self, arrays: dict[str, np.ndarray], progress: dict) -> None:
-        """Save in the chief's folder; nothing in the other processes."""
-        if self._run is not None:
+    def save_state(self, arrays: dict[str, np.ndarray], progress: dict, wait: bool = False) -> None:
+        """Save in the chief's folder.
+
+        Args:
+            arrays: see ``Checkpoint.Run.save_state``.
+            progress: see there.
+            wait: let the others wait for it; then every process must call this.
+
+        Raises:
+            StorageError: see ``Checkpoint.Run.save_state``.
+            WorkerError: the chief met one, if this waits.
+        """
+        if wait:
+            self._in_chief(lambda: self._run.save_state(arrays, progress))
+        elif self._run is not None:
             self._run.save_state(arrays, progress)
 
 
@@ -298,6 +307,11 @@ def _compiled_sum(strategy):
         autograph=False,
         input_signature=[tf.TensorSpec([None], tf.float32)],
     )
+
+
+def _cluster_for(strategy: str):
+    """The cluster that a strategy of this name trains in, or None."""
+    return _find_cluster() if strategy in ("auto", "multiworker") else None
 
 
 def _find_cluster():

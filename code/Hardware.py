@@ -10,7 +10,10 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def processor() -> tuple[str, frozenset[str]]:
-    """The processor's name and its feature flags (no flags where the system does not tell)."""
+    """The processor's name and its feature flags (no flags where the system does not tell).
+
+    Its family and model are part of the name: a virtual machine may call all of them "AMD EPYC".
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -18,7 +21,9 @@ def processor() -> tuple[str, frozenset[str]]:
     fields = dict(
         (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
     )
-    return fields.get("model name", platform.machine()), frozenset(fields.get("flags", "").split())
+    name = [fields.get("model name", platform.machine())]
+    name += [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return ", ".join(name), frozenset(fields.get("flags", "").split())
 
 
 def cores() -> int:

@@ -133,7 +133,7 @@ class TrainStep:
         return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
 
     def _to_devices(self, array):
-        """A copy on each device of this process: nothing but indices goes there in a step."""
+        """A copy on each device of this process: no image goes there in a step."""
         if self._replicas == 1:
             return _to_device(array)
         devices = self._strategy.extended.worker_devices

@@ -53,7 +53,7 @@ class Training:
         seed: of the order of the images.
         configs: the complete ``training_configs``.
         validate: gives the validation loss and accuracy, or None for each.
-        run: a ``Checkpoint.Run`` to save to and go on from, or None.
+        run: a ``Distribution.SharedRun`` to save to and go on from, or None.
         save_seconds: between saves within an epoch; there is one at the end of each anyway.
         stop: asked once a step; True saves and ends the training, with all workers at one step.
         on_epoch: called with each row of the history and the number of epochs.
@@ -103,6 +103,7 @@ class Training:
         epochs = self._configs["epochs"]
         while progress.step < epochs * self._steps:
             epoch = progress.step // self._steps
+            self._clock(progress)  # the time of the last save is not this epoch's
             with tqdm(
                 total=self._steps,
                 initial=progress.step % self._steps,
@@ -181,7 +182,8 @@ class Training:
             arrays = {name: variable.numpy() for name, variable in self._variables.items()}
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise DivergedError(_DIVERGED.format("weights that are", progress.step))
-            self._run.save_state(arrays, dataclasses.asdict(progress))
+            # All workers stop at the same step, and with it the last one's save.
+            self._run.save_state(arrays, dataclasses.asdict(progress), wait=self._stopping)
         self._last_save = time.perf_counter()
 
     def _restore(self) -> Progress:

@@ -312,6 +312,17 @@ def test_a_finished_run_in_another_precision_is_another_run(folder):
     assert (folder.with_name("run-1") / "run.json").exists()
 
 
+def test_another_process_may_take_the_folder_that_a_run_has_left(folder, monkeypatch):
+    def taken(*_):
+        raise BlockingIOError
+
+    finish(folder)
+    with Checkpoint.Run(folder, changed(dataset="cifar10")) as run:
+        monkeypatch.setattr(Checkpoint.fcntl, "flock", taken)
+        with pytest.raises(RunError, match="found another process training into it"):
+            run.begin(False)
+
+
 def test_why_a_precision_was_taken_is_no_difference(folder):
     finish(folder)
     assert not begin(folder, changed(precision__reason="the processor has no avx512_bf16"))

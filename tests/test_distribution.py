@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import Distribution
-from Errors import UserError, WorkerError
+from Errors import StorageError, UserError, WorkerError
 from TrainStep import check_batch_size
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
@@ -160,6 +160,19 @@ def test_a_chief_that_cannot_write_tells_the_others(place, tmp_path):
     chief, other = start_workers([run, tmp_path / "other"])
     assert "cannot write" in finish(chief, 6)[1]
     assert re.search("^error: the chief could not go on: cannot write", finish(other, 9)[1], re.M)
+
+
+def test_the_others_are_told_if_the_save_that_they_wait_for_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise StorageError("cannot write")
+
+    told = []
+    monkeypatch.setattr(Distribution, "share", lambda strategy, data: told.append(data) or data)
+    run = Distribution.SharedRun(tf.distribute.get_strategy(), tmp_path / "run", {})
+    monkeypatch.setattr(run._run, "save_state", fail)
+    with pytest.raises(StorageError):
+        run.save_state({}, {}, wait=True)
+    assert [json.loads(data) for data in told] == [{"error": "cannot write"}]
 
 
 def test_workers_that_were_told_different_things_do_not_begin(tmp_path):

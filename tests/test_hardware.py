@@ -22,6 +22,12 @@ def machine(monkeypatch):
     return set_up
 
 
+def test_processors_of_one_name_are_told_apart(monkeypatch):
+    text = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: avx2 fma\n"
+    monkeypatch.setattr(Hardware.Path, "read_text", lambda path: text)
+    assert Hardware.processor() == ("AMD EPYC, cpu family 25, model 17", {"avx2", "fma"})
+
+
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
 def test_auto_takes_bfloat16_on_a_processor_that_has_it(machine, flag):
     machine({flag, "avx2"})

@@ -24,7 +24,7 @@ class MemoryRun:
     def __init__(self):
         self.saved = []
 
-    def save_state(self, arrays, progress):
+    def save_state(self, arrays, progress, wait):
         self.saved.append(({k: np.array(v) for k, v in arrays.items()}, json.dumps(progress)))
 
     def load_state(self):
