@@ -22,6 +22,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CODE = HERE.parent / "code"
+sys.path.insert(0, str(CODE))
+
+import Hardware
+
 BATCH_SIZES = (32, 128)
 PRECISIONS = ("float32", "bfloat16")
 TRAIN = {
@@ -168,11 +172,10 @@ def measure_starts(rounds: int) -> dict[str, list[float]]:
 
 def machine() -> dict:
     """Where and with what this was measured."""
-    fields = Path("/proc/cpuinfo").read_text().splitlines()
     names = [name for name in ("tensorflow", "keras", "numpy", "torch") if find_spec(name)]
     return {
-        "processor": next(line.split(":")[1].strip() for line in fields if "model name" in line),
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": Hardware.processor()[0],
+        "cores": Hardware.cores(),
         "versions": {name: metadata.version(name) for name in names},
     }
 

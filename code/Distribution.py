@@ -214,22 +214,23 @@ class SharedRun:
             self._run.require_space(state_bytes)
             return self._run.begin(fresh)
 
-        return self._in_chief(begin)
+        return self.in_chief(begin)
 
-    def finish(self, save: Callable[[], None]) -> None:
-        """Let the chief save what a finished run leaves; the others wait for it.
+    def in_chief(self, work: Callable[[], Any]) -> Any:
+        """Let the chief do something; the others wait for it.
+
+        Collective: every process of the job must call it.
 
         Args:
-            save: called in the chief only.
+            work: called in the chief only.
+
+        Returns:
+            What ``work`` gives, which must be JSON-serializable, in every process.
 
         Raises:
-            UserError: of ``save``.
+            UserError: of ``work``.
             WorkerError: the chief met one.
         """
-        self._in_chief(save)
-
-    def _in_chief(self, work: Callable[[], Any]) -> Any:
-        """What ``work`` gives in the chief, which must be JSON-serializable, in every process."""
         answer = {}
         if self._run is not None:
             with self._telling_the_others():
@@ -269,7 +270,7 @@ class SharedRun:
             WorkerError: the chief met one, if this waits.
         """
         if wait:
-            self._in_chief(lambda: self._run.save_state(arrays, progress))
+            self.in_chief(lambda: self._run.save_state(arrays, progress))
         elif self._run is not None:
             self._run.save_state(arrays, progress)
 

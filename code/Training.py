@@ -182,7 +182,7 @@ class Training:
             arrays = {name: variable.numpy() for name, variable in self._variables.items()}
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise DivergedError(_DIVERGED.format("weights that are", progress.step))
-            # All workers stop at the same step, and with it the last one's save.
+            # All workers stop at the same step: they can wait until it is saved.
             self._run.save_state(arrays, dataclasses.asdict(progress), wait=self._stopping)
         self._last_save = time.perf_counter()
 

@@ -147,7 +147,7 @@ def _train_run(args, model, record, split, strategy) -> None:
             on_epoch=_print_epoch if chief else lambda row, epochs: None,
         )
         record["machine_changes"] = run.machine_changes
-        run.finish(lambda: _save_run(folder, model, record, progress))
+        run.in_chief(lambda: _save_run(folder, model, record, progress))
 
 
 def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:

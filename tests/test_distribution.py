@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 import Distribution
 from Errors import StorageError, UserError, WorkerError
@@ -151,13 +151,15 @@ def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(j
     assert {digest(out) for out in outputs} == {digest(out) for out, _ in job[2]}
 
 
-@pytest.mark.parametrize("place", ["file", "run/curves.png/folder"])  # at the start, at the end
-def test_a_chief_that_cannot_write_tells_the_others(place, tmp_path):
-    in_the_way = tmp_path / place
-    in_the_way.parent.mkdir(parents=True, exist_ok=True)
-    in_the_way.write_text("")
-    run = in_the_way / "run" if place == "file" else tmp_path / "run"
-    chief, other = start_workers([run, tmp_path / "other"])
+@pytest.mark.parametrize(
+    ("in_the_way", "run"),
+    [("file", "file/run"), ("run/curves.png/file", "run")],
+    ids=["at the start", "at the end"],
+)
+def test_a_chief_that_cannot_write_tells_the_others(in_the_way, run, tmp_path):
+    (tmp_path / in_the_way).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / in_the_way).write_text("")
+    chief, other = start_workers([tmp_path / run, tmp_path / "other"])
     assert "cannot write" in finish(chief, 6)[1]
     assert re.search("^error: the chief could not go on: cannot write", finish(other, 9)[1], re.M)
 
@@ -187,11 +189,7 @@ def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
 def test_who_waits_for_others_can_be_told_to_end(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
-    deadline = time.monotonic() + SECONDS
-    while not Distribution._is_heard(hosts[0]):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    tiny.wait_for(lambda: Distribution._is_heard(hosts[0]), process)
     process.terminate()
     finish(process, -signal.SIGTERM)
 

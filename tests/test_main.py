@@ -191,7 +191,7 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(trained, tmp_p
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
     process = start(*arguments)
-    wait_for(folder / "state.bin", process)
+    wait_for((folder / "state.bin").exists, process)
     process.send_signal(number)
     ended, _, err = finish(process)
     assert ended == code, err
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
 def test_a_folder_that_vanishes_ends_the_run(tmp_path):
     folder = tmp_path / "run"
     process = start("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
-    wait_for(folder / "state.bin", process)
+    wait_for((folder / "state.bin").exists, process)
     folder.rename(tmp_path / "elsewhere")
     code, _, err = finish(process)
     assert (code, err.splitlines()) == (6, [err.strip()])

@@ -25,10 +25,10 @@ def images(count=44, seed=0):
     return x.astype(np.uint8), y
 
 
-def wait_for(path, process):
-    """Until a process has made a file."""
+def wait_for(happened, process):
+    """Until ``happened`` says that a process has done something."""
     deadline = time.monotonic() + 200
-    while not path.exists():
+    while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
