@@ -15,7 +15,7 @@ IMAGES = 1280  # in a round of training
 STEP_WAYS = {
     "as it is": ("step", {}),
     "compiled by XLA": ("xla", {}),
-    "ten steps in a call": ("ten", {}),
+    "one step in a call": ("one", {}),
     "one thread within an operation": ("step", {"TF_NUM_INTRAOP_THREADS": "1"}),
     "one operation at a time": ("step", {"TF_NUM_INTEROP_THREADS": "1"}),
     "the calling thread computes too": (

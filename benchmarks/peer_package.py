@@ -20,6 +20,7 @@ import Model
 from Layers import dropout_stream
 from Network import updated_variables
 from Optimization import make_optimizer
+from Training import steps_in_call
 from TrainStep import TrainStep, step_seed
 from turns import Turns, images
 
@@ -31,12 +32,15 @@ def _configs(precision: str, batch_size: int):
 def train(
     precision: str, batch_size: int, steps: int, turns: Callable[[], None], strategy=None
 ) -> None:
-    """Rounds of ``steps`` steps of ``Model.train``; its ``stop`` is asked once a step."""
+    """Rounds of ``steps`` steps of ``Model.train``."""
     model_configs, training_configs = _configs(precision, batch_size)
-    calls = itertools.count()
+    ends = itertools.count(steps, steps)
+    end = next(ends)
 
-    def stop() -> bool:
-        if (call := next(calls)) and call % steps == 0:
+    def stop(step: int) -> bool:
+        nonlocal end
+        if step >= end:
+            end = next(ends)
             turns()
         return False
 
@@ -52,7 +56,10 @@ def replicas(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
 
 
 def step(precision: str, batch_size: int, steps: int, turns: Turns, **options) -> None:
-    """The bare step: forward, backward and update on one batch that never changes."""
+    """The bare step: forward, backward and update on one batch that never changes.
+
+    As many are in a call of TensorFlow's function as in training, unless it is said otherwise.
+    """
     run = _bare_step(precision, batch_size, **options)
     while True:
         run(steps)
@@ -61,12 +68,12 @@ def step(precision: str, batch_size: int, steps: int, turns: Turns, **options) -
 
 def xla(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
     """The bare step compiled by XLA."""
-    step(precision, batch_size, steps, turns, jit_compile=True)
+    step(precision, batch_size, steps, turns, xla=True)
 
 
-def ten(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
-    """The bare step, ten of them in a call."""
-    step(precision, batch_size, steps // 10, turns, calls=10)
+def one(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
+    """The bare step, one in a call."""
+    step(precision, batch_size, steps, turns, in_call=1)
 
 
 def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
@@ -81,8 +88,8 @@ def overhead(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
     train(precision, batch_size, steps, take_both_turns)
 
 
-def _bare_step(precision, batch_size, calls=1, **options):
-    """A function that takes a number of bare steps, several in a call of TensorFlow's function."""
+def _bare_step(precision, batch_size, in_call=None, xla=False):
+    """A function that takes a number of bare steps."""
     model_configs, training_configs = _configs(precision, batch_size)
     model = Model.Model(model_configs)
     updated = [variable.value for variable in updated_variables(model.network)]
@@ -98,26 +105,24 @@ def _bare_step(precision, batch_size, calls=1, **options):
         0,
         training_configs,
     )
-    batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10)
-    numbers = itertools.count()
+    # What does not change is an argument too: TensorFlow computes with constants only once.
+    batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10), tf.constant(1e-3)
+    in_call = in_call or steps_in_call(batch_size)
+    first = itertools.count(0, in_call)
+    compiled = tf.function(bare.update, autograph=False, jit_compile=True) if xla else bare.update
 
-    @tf.function(autograph=False, **options)
-    def call(images, labels, rate, number):
-        # What does not change is an argument too: TensorFlow computes with constants only once.
-        def update(number, _):
+    @tf.function(autograph=False)
+    def call(images, labels, rate, numbers):
+        def update(number):
             with dropout_stream(step_seed(0, number)):
-                return number + 1, bare.update(images, labels, rate, 0.0)[0]
+                return compiled(images, labels, rate, 0.0)[0]
 
-        state = number, tf.constant(0.0)
-        if calls == 1:
-            return update(*state)[1]
-        return tf.while_loop(lambda *_: True, update, state, maximum_iterations=calls)[1]
+        return tf.map_fn(update, numbers, parallel_iterations=1, fn_output_signature=tf.float32)
 
     def run(steps):
-        for _ in range(steps):
-            number = tf.constant(calls * next(numbers), tf.int64)
-            loss = call(*batch, tf.constant(1e-3), number)
-        np.asarray(loss)
+        for _ in range(steps // in_call):
+            losses = call(*batch, next(first) + tf.range(in_call, dtype=tf.int64))
+        np.asarray(losses)
 
     return run
 

@@ -1,4 +1,4 @@
-"""One training step: gather, augment, forward, backward, update, all in one compiled function."""
+"""Training steps: gather, augment, forward, backward, update, all in one compiled function."""
 
 from __future__ import annotations
 
@@ -106,31 +106,57 @@ class TrainStep:
         self._update = compiled if xla and self._replicas == 1 else self.update
         self._data = [self._to_devices(array) for array in (images, labels, mean)]
 
-    @tf.function(autograph=False)
     def run(
-        self,
-        order: tf.Tensor,
-        position: tf.Tensor,
-        step: tf.Tensor,
-        rate: tf.Tensor,
-        stop: tf.Tensor,
+        self, order: tf.Tensor, position: int, step: int, rates: list[float], stop: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Train on one global batch.
+        """Train on S global batches, one after the other.
+
+        Bit for bit it makes no difference how many steps are in a call; calls cost time.
 
         Args:
             order: int32 ``[N]``, the epoch's permutation of the images.
-            position: int32 scalar, place of the batch's first image in ``order``.
-            step: int64 scalar, completed steps of the whole run.
-            rate: float32 scalar, the learning rate.
-            stop: float32 scalar, 1 if this process was told to stop, else 0.
+            position: place of the first batch's first image in ``order``.
+            step: completed steps of the whole run.
+            rates: the learning rate of each of the S steps.
+            stop: this process was told to stop.
 
         Returns:
-            Mean loss (float32, without L2) and number of right answers (float32) of the global
-            batch as it was trained on, the second of no meaning with mixup; and the number of
-            replicas (float32) whose process was told to stop.
+            Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
+            the global batch as it was trained on, the second of no meaning with mixup; and the
+            number of replicas whose process was told to stop.
         """
-        results = self._strategy.run(self._step, (*self._data, order, position, step, rate, stop))
-        return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
+        return self._run(
+            order,
+            tf.constant(position, tf.int32),
+            tf.constant(step, tf.int64),
+            tf.constant(rates, tf.float32),
+            tf.constant(stop, tf.float32),
+        )
+
+    @tf.function(
+        autograph=False,
+        input_signature=[  # compiled once, however many steps are in a call
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int64),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([], tf.float32),
+        ],
+    )
+    def _run(self, order, position, step, rates, stop):
+        def one(number_and_rate):
+            number, rate = number_and_rate
+            place = position + number * self._configs["batch_size"]
+            arguments = order, place, step + tf.cast(number, tf.int64), rate, stop
+            results = self._strategy.run(self._step, (*self._data, *arguments))
+            return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
+
+        return tf.map_fn(
+            one,
+            (tf.range(tf.size(rates)), rates),
+            parallel_iterations=1,
+            fn_output_signature=(tf.float32,) * 3,
+        )
 
     def _to_devices(self, array):
         """A copy on each device of this process: no image goes there in a step."""
@@ -173,8 +199,11 @@ class TrainStep:
         Args:
             images: float32 ``[B, H, W, C]``, of ``training_batch``.
             labels: float32 ``[B, K]``.
-            rate: see ``run``; the results too.
-            stop: see ``run``.
+            rate: float32 scalar, the learning rate.
+            stop: float32 scalar, 1 if this process was told to stop, else 0.
+
+        Returns:
+            What ``run`` does, of one step.
         """
         with tf.GradientTape() as tape:
             logits = self._network(images, training=True)

@@ -14,12 +14,18 @@ from Errors import DivergedError, InterruptedRunError
 from Optimization import learning_rate
 from TrainStep import TrainStep, epoch_order
 
+IMAGES_PER_CALL = 320  # half a second of two cores: that soon a signal is heard
 STEPS_BETWEEN_READINGS = 20
 _DIVERGED = (
     "expected finite numbers, found {} not at step {}; what was saved before is kept: start over "
     "with --fresh and a lower --learning-rate, some --warmup-epochs, or --precision float32"
 )
 _STOPPED = "stopped and saved after step {}; the same command goes on from there"
+
+
+def steps_in_call(batch_size: int) -> int:
+    """How many steps the training runs in one call."""
+    return max(1, IMAGES_PER_CALL // batch_size)
 
 
 @dataclasses.dataclass
@@ -55,7 +61,8 @@ class Training:
         validate: gives the validation loss and accuracy, or None for each.
         run: a ``Distribution.SharedRun`` to save to and go on from, or None.
         save_seconds: between saves within an epoch; there is one at the end of each anyway.
-        stop: asked once a step; True saves and ends the training, with all workers at one step.
+        stop: called after every few steps with the number of steps of the whole run so far; True
+            saves and ends the training, with all workers at one step.
         on_epoch: called with each row of the history and the number of epochs.
         alone: no other process takes part.
         bar: show a progress bar if there is a terminal.
@@ -71,7 +78,7 @@ class Training:
         validate: Callable[[], tuple[float | None, float | None]],
         run=None,
         save_seconds: float = 600.0,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[int], bool] = lambda step: False,
         on_epoch: Callable[[dict, int], None] = lambda row, epochs: None,
         alone: bool = True,
         bar: bool = True,
@@ -88,8 +95,10 @@ class Training:
         self._on_epoch = on_epoch
         self._alone = alone
         self._bar = bar
-        self._stopping = False
+        self._told = False  # this process, to stop
+        self._stopping = False  # all processes together
         self._steps = images // configs["batch_size"]
+        self._steps_in_call = steps_in_call(configs["batch_size"])
 
     def run(self) -> Progress:
         """Train to the last epoch, from the run's state if there is one.
@@ -125,49 +134,54 @@ class Training:
 
     def _train_epoch(self, epoch: int, progress: Progress, bar: tqdm) -> None:
         """Train the steps that the epoch still lacks."""
-        batch_size = self._configs["batch_size"]
         order = tf.constant(epoch_order(self._seed, epoch, self._images))
-        first, pending = epoch * self._steps, []
-        for index in range(progress.step - first, self._steps):
-            rate = learning_rate(first + index, self._steps, self._configs)
-            stop = self._stop()
+        step, end, pending = progress.step, (epoch + 1) * self._steps, []
+        while step < end:
+            rates = [
+                learning_rate(number, self._steps, self._configs)
+                for number in range(step, min(step + self._steps_in_call, end))
+            ]
             pending.append(
                 self._step.run(
                     order,
-                    tf.constant(index * batch_size, tf.int32),
-                    tf.constant(first + index, tf.int64),
-                    tf.constant(rate, tf.float32),
-                    tf.constant(float(stop), tf.float32),
+                    step % self._steps * self._configs["batch_size"],
+                    step,
+                    rates,
+                    self._told,
                 )
             )
-            # After its last step an epoch still lacks its row: ``run`` saves it with that.
-            last = index == self._steps - 1
-            # Several workers find out together, from the results of a step.
-            self._stopping |= self._alone and stop
-            if last or self._stopping or len(pending) == STEPS_BETWEEN_READINGS:
+            step += len(rates)
+            self._told |= self._stop(step)
+            # Several workers find out together, from the results of their next call.
+            self._stopping |= self._alone and self._told
+            unread = step - progress.step
+            if step == end or self._stopping or unread >= STEPS_BETWEEN_READINGS:
                 self._read(pending, progress)
                 bar.set_postfix(
                     {
                         "loss": f"{np.mean(progress.losses):.4f}",
-                        "lr": f"{rate:.2e}",
+                        "lr": f"{rates[-1]:.2e}",
                         "images/s": f"{self._rate(progress):.0f}",
                     },
                     refresh=False,
                 )
-                bar.update(len(pending))
+                bar.update(unread)
                 pending = []
-                if not last:
+                # After its last step an epoch still lacks its row: ``run`` saves it with that.
+                if step < end:
                     self._save_if_due(progress)
 
     def _read(self, pending: list, progress: Progress) -> None:
-        """Take the results of steps, which waits for them: on a GPU, once in many steps."""
-        for loss, right, stopping in pending:
-            progress.losses.append(float(loss))
-            progress.right += int(right)
-            progress.step += 1
-            self._stopping |= float(stopping) > 0
-            if not np.isfinite(progress.losses[-1]):
-                raise DivergedError(_DIVERGED.format("a loss that is", progress.step))
+        """Take the results of calls, which waits for them: on a GPU, once in many steps."""
+        losses, right, stopping = map(np.concatenate, zip(*pending, strict=True))
+        finite = np.isfinite(losses)
+        if not finite.all():
+            step = progress.step + int(finite.argmin()) + 1
+            raise DivergedError(_DIVERGED.format("a loss that is", step))
+        self._stopping |= bool(stopping.any())
+        progress.losses += losses.tolist()
+        progress.right += int(right.sum())
+        progress.step += len(losses)
         progress.epoch_seconds += self._clock(progress)
 
     def _save_if_due(self, progress: Progress) -> None:

@@ -20,7 +20,7 @@ DATA_DIR = CODE / "data"
 SAVED_MODELS = CODE / "saved_models"
 PREDICTIONS = CODE.parent / "predictions.npy"
 PREDICT_CHUNK = 16_000  # images in memory at a time: two batches for each of eight devices
-VERIFIED_STEPS = 40  # several workers stop together after each 20
+VERIFIED_STEPS = 40  # or a few more, to the end of a call
 STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
 INTERRUPTED = 130
 
@@ -143,7 +143,7 @@ def _train_run(args, model, record, split, strategy) -> None:
             y_valid,
             run=run,
             save_seconds=60 * args.save_minutes,
-            stop=signals.received,
+            stop=lambda step: signals.received(),
             on_epoch=_print_epoch if chief else lambda row, epochs: None,
         )
         record["machine_changes"] = run.machine_changes
@@ -157,10 +157,10 @@ def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:
     def short_run() -> tuple[str, int]:
         model, steps = make_model(), 0
 
-        def stop() -> bool:
+        def stop(step: int) -> bool:
             nonlocal steps
-            steps += 1
-            return steps == VERIFIED_STEPS
+            steps = step
+            return step >= VERIFIED_STEPS
 
         with contextlib.suppress(InterruptedRunError):
             model.train(x_train, y_train, training_configs, stop=stop)
@@ -218,7 +218,7 @@ class _Signals:
             os._exit(128 + number)
         self._received = True
         # Not print: it may have been interrupted in a print itself.
-        os.write(2, b"stopping after this step; once more to stop at once\n")
+        os.write(2, b"stopping after a few steps; once more to stop at once\n")
 
 
 def _write_data_pictures(folder, model, x_train, y_train, record):

@@ -51,6 +51,7 @@ def arm(point: str, number: int) -> None:
     import Checkpoint
     import Model
     import Report
+    import Training
     from TrainStep import TrainStep
 
     if point == "during a write":
@@ -65,6 +66,7 @@ def arm(point: str, number: int) -> None:
     elif point == "after a rename":
         kill_at(os, "replace", number, after=True)
     elif point == "in a step":
+        Training.IMAGES_PER_CALL = 1
         kill_at(TrainStep, "run", number)
     elif point == "in an evaluation":
         kill_at(Model.Model, "evaluate", number)

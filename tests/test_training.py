@@ -1,6 +1,5 @@
 """Training.py: stopped anywhere and gone on with, a run ends in the same bits."""
 
-import itertools
 import json
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import tiny
 
 import Checkpoint
+import Training
 from Errors import DivergedError, InterruptedRunError
 from Model import Model
 from Report import HISTORY_COLUMNS, history_digest
@@ -16,6 +16,11 @@ from TrainStep import TrainStep
 X, Y = tiny.images(44)
 X_VALID, Y_VALID = tiny.images(20, seed=1)
 STEPS = 5  # in an epoch of 44 images in batches of 8
+
+
+@pytest.fixture(autouse=True)
+def one_step_in_a_call(monkeypatch):
+    monkeypatch.setattr(Training, "IMAGES_PER_CALL", 8)
 
 
 class MemoryRun:
@@ -34,7 +39,7 @@ class MemoryRun:
         return arrays, json.loads(progress)
 
 
-def train(run=None, stop=lambda: False, precision="float32", **changes):
+def train(run=None, stop=lambda step: False, precision="float32", **changes):
     """Digests of the weights and of the history of a run."""
     configs = tiny.training_configs(epochs=2, **changes)
     model = Model(tiny.model_configs(precision=precision))
@@ -56,24 +61,43 @@ VARIANTS = [
 def test_a_run_repeats_and_survives_a_stop_to_the_bit(changes):
     whole = train(**changes)
     assert train(**changes) == whole
-    run, steps = MemoryRun(), itertools.count(1)
+    run = MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 7;"):
-        train(run, stop=lambda: next(steps) == 7, **changes)
+        train(run, stop=lambda step: step == 7, **changes)
     assert train(run, **changes) == whole
 
 
 def test_every_step_is_a_place_to_stop():
     whole = train()
     for last in (1, 4, 5, 6, 9):
-        run, steps = MemoryRun(), itertools.count(1)
-        with pytest.raises(InterruptedRunError):
-            train(run, stop=lambda: next(steps) >= last)  # noqa: B023
+        run = MemoryRun()
+        with pytest.raises(InterruptedRunError, match=f"saved after step {last};"):
+            train(run, stop=lambda step: step >= last)  # noqa: B023
         assert train(run) == whole, f"stopped at step {last}"
 
 
 def test_a_stop_after_the_last_step_comes_too_late():
-    run, steps = MemoryRun(), itertools.count(1)
-    assert train(run, stop=lambda: next(steps) >= 2 * STEPS) == train()
+    assert train(MemoryRun(), stop=lambda step: step == 2 * STEPS) == train()
+
+
+def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch):
+    whole = train(**VARIANTS[3])
+    calls = []
+    for images in (16, 24, 320):
+        monkeypatch.setattr(Training, "IMAGES_PER_CALL", images)
+        run = MemoryRun()
+        assert train(run, stop=lambda step: bool(calls.append(step)), **VARIANTS[3]) == whole
+    assert calls == [2, 4, 5, 7, 9, 10, 3, 5, 8, 10, 5, 10]
+
+
+def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch):
+    whole, run = train(), MemoryRun()
+    with pytest.raises(InterruptedRunError, match="saved after step 1;"):
+        train(run, stop=lambda step: True)
+    monkeypatch.setattr(Training, "IMAGES_PER_CALL", 24)
+    with pytest.raises(InterruptedRunError, match="saved after step 4;"):
+        train(run, stop=lambda step: True)
+    assert train(run) == whole
 
 
 def test_another_seed_is_another_run():
@@ -99,13 +123,15 @@ def test_the_history_has_the_columns_of_the_report():
     assert progress.seconds >= sum(row["seconds"] for row in progress.history)
 
 
-@pytest.mark.parametrize("loss", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch, loss):
+@pytest.mark.parametrize(("loss", "images"), [(np.nan, 8), (np.inf, 40)])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch, loss, images):
     step = TrainStep.run
 
     def diverge_at_step_7(self, order, position, number, *more):
-        mean_loss, *others = step(self, order, position, number, *more)
-        return (loss if number == 6 else mean_loss), *others
+        losses, *others = step(self, order, position, number, *more)
+        return np.where(number + np.arange(len(losses)) == 6, loss, losses), *others
+
+    monkeypatch.setattr(Training, "IMAGES_PER_CALL", images)
 
     monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
     run = MemoryRun()
@@ -124,7 +150,7 @@ def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
         return result
 
     monkeypatch.setattr(TrainStep, "run", spoil_at_step_7)
-    run, steps = MemoryRun(), itertools.count(1)
+    run = MemoryRun()
     with pytest.raises(DivergedError, match=r"found weights that are not at step 7;"):
-        train(run, stop=lambda: next(steps) == 7)
+        train(run, stop=lambda step: step == 7)
     assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS]

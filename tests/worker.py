@@ -1,8 +1,8 @@
 """``main.py`` on a data set of few images, on several devices: ``worker.py DEVICES END ARG...``.
 
-DEVICES logical CPUs; END is empty, or a signal that this process gets in the call of a step, as in
-"SIGKILL 7". Ends with the digest of the weights that this process has, and writes all its weights
-to WEIGHTS if that is set.
+DEVICES logical CPUs, two steps in a call. END is empty, or a signal that this process gets in a
+call of steps, as in "SIGKILL 7". Ends with the digest of the weights that this process has, and
+writes all its weights to WEIGHTS if that is set.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def worker() -> int:
         one, [tf.config.LogicalDeviceConfiguration()] * int(devices)
     )
     crash_child.draw_few_images()
-    if end:
-        from TrainStep import TrainStep
+    import Training
+    from TrainStep import TrainStep
 
+    Training.IMAGES_PER_CALL = 32
+    if end:
         name, number = end.split()
         crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
     import Checkpoint
