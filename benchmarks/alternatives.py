@@ -30,13 +30,18 @@ STEP_WAYS = {
 INFERENCE_BATCHES = (1000, 50, 100, 250, 500, 2000)
 
 
-def measure_steps(batch_size: int, rounds: int) -> dict[str, dict]:
+def measure_steps(batch_size: int, rounds: int, ways: list[str]) -> dict[str, dict]:
     """Speed of the bare step, by "way, precision"."""
     peers = {
         f"{name}, {precision}": Peer(
-            "package", mode, precision, batch_size, IMAGES // batch_size, **environment
+            "package",
+            STEP_WAYS[name][0],
+            precision,
+            batch_size,
+            IMAGES // batch_size,
+            **STEP_WAYS[name][1],
         )
-        for name, (mode, environment) in STEP_WAYS.items()
+        for name in ways
         for precision in PRECISIONS
     }
     return compare(peers, rounds, IMAGES)
@@ -80,19 +85,26 @@ def report(results: dict) -> str:
     for batch_size in BATCH_SIZES:
         lines += [f"## The bare step, batch {batch_size}", ""]
         lines += table(f"way | {columns}", rows(results[f"steps {batch_size}"]))
-    lines += ["## Inference, 10,000 images, two batches at a time", ""]
-    lines += table(f"batch | {columns}", rows(results["inference"]))
+    if "inference" in results:
+        lines += ["## Inference, 10,000 images, two batches at a time", ""]
+        lines += table(f"batch | {columns}", rows(results["inference"]))
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure all, and write the tables."""
+    """Measure all and write the tables, or show one of the ways."""
+    used, *others = STEP_WAYS
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", choices=others, help="print this way's tables, write nothing")
+    arguments = parser.parse_args()
+    rounds, ways = arguments.rounds, [arguments.only] if arguments.only else others
     results = {"machine": machine(), "rounds": rounds}
     for batch_size in BATCH_SIZES:
-        results[f"steps {batch_size}"] = measure_steps(batch_size, rounds)
+        results[f"steps {batch_size}"] = measure_steps(batch_size, rounds, [used, *ways])
+    if arguments.only:
+        print(report(results))
+        return
     results["inference"] = measure_inference(rounds)
     path = HERE / "results" / "alternatives.json"
     path.write_text(json.dumps(results, indent=2) + "\n")

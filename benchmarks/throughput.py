@@ -8,6 +8,7 @@ that a machine that grows slower grows slower for all. Nothing else may run mean
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ import Hardware
 
 BATCH_SIZES = (32, 128)
 PRECISIONS = ("float32", "bfloat16")
+ROUND_IMAGES = 3840  # in a round of training
 TRAIN = {
     "package": ("package", "train"),
     "bare step": ("package", "step"),
@@ -105,12 +107,14 @@ def compare(peers: dict[str, Peer], rounds: int, images: int) -> dict[str, dict]
             "lowest": speeds[0],
             "highest": speeds[-1],
             "peak_memory_bytes": peer.memory,
+            "rounds": rounds,
         }
     return results
 
 
-def measure_training(batch_size: int, steps: int, rounds: int) -> dict[str, dict]:
+def measure_training(batch_size: int, rounds: int) -> dict[str, dict]:
     """Speed and peak memory of training, by "peer, precision"."""
+    steps = ROUND_IMAGES // batch_size
     peers = {
         f"{name}, {precision}": Peer(module, mode, precision, batch_size, steps)
         for name, (module, mode) in TRAIN.items()
@@ -196,6 +200,10 @@ def _speed(result: dict) -> float:
     return result["images_per_second"]
 
 
+def _rounds(results):
+    return next(iter(results.values()))["rounds"]
+
+
 def training_table(results: dict[str, dict], batch_size: int) -> list[str]:
     """Markdown lines."""
     rows = []
@@ -215,7 +223,8 @@ def training_table(results: dict[str, dict], batch_size: int) -> list[str]:
         "what | precision | images/s | lowest to highest | against Keras float32 | against "
         "PyTorch, same precision | of the convolutions' limit | peak memory, MB"
     )
-    return [f"## Training, batch {batch_size}", "", *table(columns, rows)]
+    title = f"## Training, batch {batch_size}, {_rounds(results)} rounds"
+    return [title, "", *table(columns, rows)]
 
 
 def inference_table(results: dict[str, dict]) -> list[str]:
@@ -239,7 +248,7 @@ def inference_table(results: dict[str, dict]) -> list[str]:
         "what | precision | batch | images/s | lowest to highest | against Keras' best | against "
         "PyTorch's best | peak memory, MB"
     )
-    return ["## Inference, 10,000 images", "", *table(columns, rows)]
+    return [f"## Inference, 10,000 images, {_rounds(results)} rounds", "", *table(columns, rows)]
 
 
 def overhead_table(results: dict[str, dict]) -> list[str]:
@@ -268,8 +277,8 @@ def report(results: dict) -> str:
     lines = [
         "# Throughput",
         "",
-        f"`make bench` on {describe(results['machine'])}. Median of {results['rounds']} rounds; "
-        "the peers take turns. ResNet-20 with flip, crop, mixup and dropout.",
+        f"`make bench` on {describe(results['machine'])}. Medians; the peers take turns. ResNet-20 "
+        "with flip, crop, mixup and dropout.",
         "",
     ]
     for batch_size in BATCH_SIZES:
@@ -280,19 +289,24 @@ def report(results: dict) -> str:
 
 
 def main() -> None:
-    """Measure all, and write the tables."""
+    """Measure all, or one part again, and write the tables."""
+    parts = {
+        **{f"training {size}": functools.partial(measure_training, size) for size in BATCH_SIZES},
+        "overhead": lambda rounds: measure_overhead(8 * rounds),
+        "inference": measure_inference,
+        "starts": lambda rounds: measure_starts(3),
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=3840, help="in a round of training")
+    parser.add_argument("--only", choices=parts, help="measure this part, keep the others")
     arguments = parser.parse_args()
-    rounds, path = arguments.rounds, HERE / "results" / "throughput.json"
-    results = {"machine": machine(), "rounds": rounds}
-    for batch_size in BATCH_SIZES:
-        steps = arguments.images // batch_size
-        results[f"training {batch_size}"] = measure_training(batch_size, steps, rounds)
-    results["overhead"] = measure_overhead(8 * rounds)
-    results["inference"] = measure_inference(rounds)
-    results["starts"] = measure_starts(3)
+    path, results = HERE / "results" / "throughput.json", {"machine": machine()}
+    if arguments.only:
+        results = json.loads(path.read_text())
+        if results["machine"] != machine():
+            raise SystemExit(f"error: {path} was measured on another machine; measure all again")
+    for name in [arguments.only] if arguments.only else parts:
+        results[name] = parts[name](arguments.rounds)
     path.write_text(json.dumps(results, indent=2) + "\n")
     path.with_suffix(".md").write_text(report(results))
     print(report(results))

@@ -265,7 +265,8 @@ def _save_run(folder, model, record, progress):
     record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
     record["weights_file_sha256"] = Checkpoint.save_weights(folder, model.network, model.mean)
     Checkpoint.write_bytes(folder / "history.csv", Report.history_csv(history).encode())
-    title = f"{record['dataset']}: {record['network']}, {len(history)} epochs"
+    epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+    title = f"{record['dataset']}: {record['network']}, {epochs}"
     Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
     Checkpoint.write_record(folder, record)
     print(f"trained in {record['minutes']:.1f} minutes")
