@@ -92,21 +92,20 @@ def report(results: dict) -> str:
 
 
 def main() -> None:
-    """Measure all and write the tables, or show one of the ways."""
+    """Measure all the ways or one of them, and write the tables."""
     used, *others = STEP_WAYS
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=others, help="print this way's tables, write nothing")
+    parser.add_argument("--only", choices=others, help="one way, into a table of its own")
     arguments = parser.parse_args()
     rounds, ways = arguments.rounds, [arguments.only] if arguments.only else others
     results = {"machine": machine(), "rounds": rounds}
     for batch_size in BATCH_SIZES:
         results[f"steps {batch_size}"] = measure_steps(batch_size, rounds, [used, *ways])
-    if arguments.only:
-        print(report(results))
-        return
-    results["inference"] = measure_inference(rounds)
-    path = HERE / "results" / "alternatives.json"
+    if not arguments.only:
+        results["inference"] = measure_inference(rounds)
+    name = arguments.only or "alternatives"
+    path = HERE / "results" / f"{name.replace(' ', '_')}.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     path.with_suffix(".md").write_text(report(results))
     print(report(results))
