@@ -465,7 +465,7 @@ def _add_verb(parser, verb) -> None:
         add(
             "--verify-determinism",
             action="store_true",
-            help=f"train {VERIFIED_STEPS} steps twice, compare all bits, and save nothing",
+            help=f"train about {VERIFIED_STEPS} steps twice, compare all bits, and save nothing",
         )
         add(
             "--strategy",
