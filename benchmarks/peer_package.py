@@ -34,13 +34,12 @@ def train(
 ) -> None:
     """Rounds of ``steps`` steps of ``Model.train``."""
     model_configs, training_configs = _configs(precision, batch_size)
-    ends = itertools.count(steps, steps)
-    end = next(ends)
+    end = steps
 
     def stop(step: int) -> bool:
         nonlocal end
         if step >= end:
-            end = next(ends)
+            end += steps
             turns()
         return False
 

@@ -132,7 +132,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch,
         return np.where(number + np.arange(len(losses)) == 6, loss, losses), *others
 
     monkeypatch.setattr(Training, "IMAGES_PER_CALL", images)
-
     monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
     run = MemoryRun()
     with pytest.raises(DivergedError, match=r"found a loss that is not at step 7;"):
