@@ -30,18 +30,13 @@ STEP_WAYS = {
 INFERENCE_BATCHES = (1000, 50, 100, 250, 500, 2000)
 
 
-def measure_steps(batch_size: int, rounds: int, ways: list[str]) -> dict[str, dict]:
+def measure_steps(batch_size: int, rounds: int, ways: dict[str, tuple]) -> dict[str, dict]:
     """Speed of the bare step, by "way, precision"."""
     peers = {
         f"{name}, {precision}": Peer(
-            "package",
-            STEP_WAYS[name][0],
-            precision,
-            batch_size,
-            IMAGES // batch_size,
-            **STEP_WAYS[name][1],
+            "package", mode, precision, batch_size, IMAGES // batch_size, **environment
         )
-        for name in ways
+        for name, (mode, environment) in ways.items()
         for precision in PRECISIONS
     }
     return compare(peers, rounds, IMAGES)
@@ -98,10 +93,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=others, help="one way, into a table of its own")
     arguments = parser.parse_args()
-    rounds, ways = arguments.rounds, [arguments.only] if arguments.only else others
+    rounds, ways = arguments.rounds, STEP_WAYS
+    if arguments.only:
+        ways = {name: STEP_WAYS[name] for name in (used, arguments.only)}
     results = {"machine": machine(), "rounds": rounds}
     for batch_size in BATCH_SIZES:
-        results[f"steps {batch_size}"] = measure_steps(batch_size, rounds, [used, *ways])
+        results[f"steps {batch_size}"] = measure_steps(batch_size, rounds, ways)
     if not arguments.only:
         results["inference"] = measure_inference(rounds)
     name = arguments.only or "alternatives"
