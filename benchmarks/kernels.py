@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from Layers import Conv2D
 from Network import resnet_v1
 from peer_package import Model, infer, train
 from throughput import HERE, PRECISIONS, describe, machine, table
+from training.layers import Conv2D
 
 STEPS = 30
 PRODUCT = 4096  # rows and columns

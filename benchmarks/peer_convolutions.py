@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import tensorflow as tf
 
-from Layers import Conv2D
 from Network import resnet_v1
+from training.layers import Conv2D
 from turns import Turns
 
 

@@ -14,14 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 import tensorflow as tf
 
 import Configure
-import Distribution
-import Hardware
 import Model
-from Layers import dropout_stream
+from machine import cluster, processor
 from Network import updated_variables
-from Optimization import make_optimizer
-from Training import steps_in_call
-from TrainStep import TrainStep, step_seed
+from training.layers import dropout_stream
+from training.loop import steps_in_call
+from training.optimizers import make_optimizer
+from training.step import TrainStep, step_seed
 from turns import Turns, images
 
 
@@ -49,9 +48,9 @@ def train(
 
 def replicas(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
     """``train`` with a replica for each core."""
-    devices = [tf.config.LogicalDeviceConfiguration()] * Hardware.cores()
+    devices = [tf.config.LogicalDeviceConfiguration()] * processor.cores()
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
-    train(precision, batch_size, steps, turns, Distribution.make_strategy("mirrored"))
+    train(precision, batch_size, steps, turns, cluster.make_strategy("mirrored"))
 
 
 def step(precision: str, batch_size: int, steps: int, turns: Turns, **options) -> None:

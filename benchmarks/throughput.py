@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 CODE = HERE.parent / "code"
 sys.path.insert(0, str(CODE))
 
-import Hardware
+from machine import processor
 
 BATCH_SIZES = (32, 128)
 PRECISIONS = ("float32", "bfloat16")
@@ -178,8 +178,8 @@ def machine() -> dict:
     """Where and with what this was measured."""
     names = [name for name in ("tensorflow", "keras", "numpy", "torch") if find_spec(name)]
     return {
-        "processor": Hardware.processor()[0],
-        "cores": Hardware.cores(),
+        "processor": processor.processor()[0],
+        "cores": processor.cores(),
         "versions": {name: metadata.version(name) for name in names},
     }
 

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import CifarFiles
-import Download
-import Shapes
-from Errors import DataError, UserError
+from machine.errors import DataError, UserError
+from sources import cifar, download, shapes
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "cifar10": (
@@ -29,7 +27,7 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
         "ship",
         "truck",
     ),
-    "shapes": tuple(Shapes.CLASS_NAMES),
+    "shapes": tuple(shapes.CLASS_NAMES),
 }
 
 LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
@@ -54,7 +52,7 @@ def load_data(
     Args:
         data_dir: folder of the data; "shapes" is embedded and does not use it.
         dataset: "cifar10" or "shapes".
-        mirror: http(s) address to download from; see `Download.fetch`.
+        mirror: http(s) address to download from; see `download.fetch`.
 
     Returns:
         `(x_train, y_train, x_test, y_test)`: uint8 [N, 32, 32, 3] in 0..255 and int32 [N] in 0..9;
@@ -63,14 +61,14 @@ def load_data(
     Raises:
         UserError: an unknown data set.
         DataError: a file is missing or broken.
-        DownloadError, StorageError: see `Download.fetch`.
+        DownloadError, StorageError: see `download.fetch`.
     """
     if dataset not in CLASS_NAMES:
         raise UserError(f"dataset: expected one of {', '.join(CLASS_NAMES)}, found {dataset!r}")
     if dataset == "shapes":
-        return Shapes.load()[:4]
-    path = CifarFiles.find(Path(data_dir)) or Download.fetch(data_dir, mirror)
-    return CifarFiles.read(path)
+        return shapes.load()[:4]
+    path = cifar.find(Path(data_dir)) or download.fetch(data_dir, mirror)
+    return cifar.read(path)
 
 
 def split_indices(y: np.ndarray, valid_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +199,7 @@ def load_testing_images(path: str | Path, layout: str = "auto") -> TestingImages
     layout, reason = _choose_layout(path, layout, _checked(path, sample, 0))
 
     def read(start: int, stop: int) -> np.ndarray:
-        return CifarFiles.to_nhwc(_checked(path, file.read(start, stop), start), layout)
+        return cifar.to_nhwc(_checked(path, file.read(start, stop), start), layout)
 
     return TestingImages(path.name, layout, reason, file.shape[0], read)
 
@@ -249,7 +247,7 @@ class _NpyFile:
             ) from error
         if dtype.kind not in "uif":
             raise DataError(f"{path}: expected integers 0..255, found dtype {dtype}; save as uint8")
-        if shape[1:] not in ((CifarFiles.PIXELS,), (32, 32, 3), (3, 32, 32)) or shape[0] < 1:
+        if shape[1:] not in ((cifar.PIXELS,), (32, 32, 3), (3, 32, 32)) or shape[0] < 1:
             raise DataError(
                 f"{path}: expected shape (N, 3072), (N, 32, 32, 3) or (N, 3, 32, 32) with N >= 1, "
                 f"found {shape}; reshape it"
@@ -268,7 +266,7 @@ class _NpyFile:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Reads the images start..stop as they are."""
-        bytes_per_image = CifarFiles.PIXELS * self.dtype.itemsize
+        bytes_per_image = cifar.PIXELS * self.dtype.itemsize
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset + start * bytes_per_image)
@@ -289,7 +287,7 @@ def _checked(path: Path, images: np.ndarray, start: int) -> np.ndarray:
         first = int(bad.argmax())  # in order of images
         raise DataError(
             f"{path}: expected integers 0..255, found {images.flat[first]} in image "
-            f"{start + first // CifarFiles.PIXELS}; save the pixels as uint8"
+            f"{start + first // cifar.PIXELS}; save the pixels as uint8"
         )
     return images.astype(np.uint8)
 
@@ -297,7 +295,7 @@ def _checked(path: Path, images: np.ndarray, start: int) -> np.ndarray:
 def _choose_layout(path: Path, layout: str, sample: np.ndarray) -> tuple[str, str]:
     """Returns the layout of a file and why, from the one asked for and its first images."""
     shape = sample.shape[1:]
-    fitting = {(CifarFiles.PIXELS,): ("planar", "interleaved"), (32, 32, 3): ("nhwc",)}.get(
+    fitting = {(cifar.PIXELS,): ("planar", "interleaved"), (32, 32, 3): ("nhwc",)}.get(
         shape, ("nchw",)
     )
     if layout in fitting:
@@ -309,7 +307,7 @@ def _choose_layout(path: Path, layout: str, sample: np.ndarray) -> tuple[str, st
         )
     if len(fitting) == 1:
         return fitting[0], f"{fitting[0]}: images of shape {shape}"
-    roughness = {name: _roughness(CifarFiles.to_nhwc(sample, name)) for name in fitting}
+    roughness = {name: _roughness(cifar.to_nhwc(sample, name)) for name in fitting}
     measured = "neighbouring pixels differ by {:.1f} (planar) against {:.1f} (interleaved)".format(
         *roughness.values()
     )

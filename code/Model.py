@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import Hardware
 import ImageUtils
-from Distribution import describe, devices_of, is_chief
+from machine import processor
+from machine.cluster import describe, devices_of, is_chief
 from Network import folded_weights, resnet_v1, updated_variables
-from Optimization import make_optimizer
-from Training import Progress, Training
-from TrainStep import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
+from training.loop import Progress, Training
+from training.optimizers import make_optimizer
+from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
 INFERENCE_BATCH = 1000
 
@@ -55,7 +55,9 @@ class Model:
         strategy: tf.distribute.Strategy | None = None,
     ):
         self.configs = dict(model_configs)
-        self.precision, self.precision_reason = Hardware.choose_precision(self.configs["precision"])
+        self.precision, self.precision_reason = processor.choose_precision(
+            self.configs["precision"]
+        )
         self._input_shape, self._num_classes = input_shape, num_classes
         self._strategy = strategy or tf.distribute.get_strategy()
         with self._strategy.scope():
@@ -111,7 +113,7 @@ class Model:
             self.configs["seed"],
             training_configs,
             self._strategy,
-            xla=Hardware.has_gpu(),
+            xla=processor.has_gpu(),
         )
         self.network = average or trained  # what is tested and saved
 

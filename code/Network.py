@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from Configure import check_depth
-from Layers import BatchNormalization, Conv2D, Dropout
+from training.layers import BatchNormalization, Conv2D, Dropout
 
 STACKS = 3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import Configure
-from Errors import DeterminismError, InterruptedRunError, RunError, StorageError, UserError
+from machine.errors import DeterminismError, InterruptedRunError, RunError, StorageError, UserError
 
 CODE = Path(__file__).resolve().parent
 DATA_DIR = CODE / "data"
@@ -95,14 +95,14 @@ def train(args: argparse.Namespace) -> None:
         *data[:2], training_configs["valid_size"], model_configs["seed"]
     )
     _import_tensorflow()
-    import Distribution
+    from machine import cluster
     from Model import Model
 
-    with Distribution.joining(args.strategy) as strategy:
+    with cluster.joining(args.strategy) as strategy:
         record = _describe_run(args.preset, model_configs, training_configs, data)
         flags = {"fresh": args.fresh, "verify_determinism": args.verify_determinism}
-        Distribution.require_same(strategy, {**record, "flags": flags})
-        record["hardware"].update(Distribution.describe(strategy))
+        cluster.require_same(strategy, {**record, "flags": flags})
+        record["hardware"].update(cluster.describe(strategy))
         model = Model(model_configs, strategy=strategy)
         model.check_training_data(*split[:2], training_configs)
         record |= {"network": model.network.name, "parameters": model.network.count_params()}
@@ -110,7 +110,7 @@ def train(args: argparse.Namespace) -> None:
             line = _verify_determinism(
                 lambda: Model(model_configs, strategy=strategy), *split[:2], training_configs
             )
-            if Distribution.is_chief(strategy):
+            if cluster.is_chief(strategy):
                 print(line)
             return
         _train_run(args, model, record, split, strategy)
@@ -118,11 +118,11 @@ def train(args: argparse.Namespace) -> None:
 
 def _train_run(args, model, record, split, strategy) -> None:
     """Train in a folder; of several processes the chief alone writes and speaks."""
-    import Distribution
+    from machine import cluster
 
     x_train, y_train, x_valid, y_valid = split
-    chief, folder = Distribution.is_chief(strategy), _run_folder(args)
-    with Distribution.SharedRun(strategy, folder, record) as run, _Signals() as signals:
+    chief, folder = cluster.is_chief(strategy), _run_folder(args)
+    with cluster.SharedRun(strategy, folder, record) as run, _Signals() as signals:
         if not run.begin(args.fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
             if chief:
                 print(f"{folder}: this very run is finished; nothing to do")
@@ -152,7 +152,7 @@ def _train_run(args, model, record, split, strategy) -> None:
 
 def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:
     """Train the first steps twice, each time from the start, and compare all weights bit by bit."""
-    import Checkpoint
+    from runs import folder as Checkpoint
 
     def short_run() -> tuple[str, int]:
         model, steps = make_model(), 0
@@ -178,10 +178,10 @@ def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:
 def _describe_run(preset, model_configs, training_configs, data) -> dict:
     """What run.json says of a run from its start on, before there is a network."""
     import DataLoader
-    import Hardware
+    from machine import processor
 
     x, y, x_test, y_test = data
-    precision, reason = Hardware.choose_precision(model_configs["precision"])
+    precision, reason = processor.choose_precision(model_configs["precision"])
     return {
         "dataset": training_configs["dataset"],
         "class_names": DataLoader.CLASS_NAMES[training_configs["dataset"]],
@@ -193,8 +193,8 @@ def _describe_run(preset, model_configs, training_configs, data) -> dict:
         "model_configs": model_configs,
         "training_configs": training_configs,
         "precision": {"used": precision, "reason": reason},
-        "versions": Hardware.versions(),
-        "hardware": Hardware.describe(),
+        "versions": processor.versions(),
+        "hardware": processor.describe(),
     }
 
 
@@ -223,15 +223,15 @@ class _Signals:
 
 def _write_data_pictures(folder, model, x_train, y_train, record):
     """Before training: what the data set is, and what the network will see of it."""
-    import Checkpoint
     import ImageUtils
+    from machine import files
 
     names, dataset = record["class_names"], record["dataset"]
     classes = ImageUtils.visualize_classes(x_train, y_train, names, dataset)
-    Checkpoint.write_bytes(folder / "classes.png", classes)
+    files.write_bytes(folder / "classes.png", classes)
     images, labels = model.preview_batch(x_train, y_train, record["training_configs"])
     batch = ImageUtils.visualize_batch(images, labels, names, dataset)
-    Checkpoint.write_bytes(folder / "augmented_batch.png", batch)
+    files.write_bytes(folder / "augmented_batch.png", batch)
 
 
 def _print_epoch(row: dict, epochs: int) -> None:
@@ -255,19 +255,20 @@ def _print_epoch(row: dict, epochs: int) -> None:
 
 def _save_run(folder, model, record, progress):
     """After training: weights, curves, and last of all the record, which makes the run whole."""
-    import Checkpoint
-    import Report
+    from machine import files
+    from runs import folder as Checkpoint
+    from runs import metrics as report
 
     history = progress.history
     record["minutes"] = progress.seconds / 60
     record["last_epoch"] = history[-1]
-    record["history_sha256"] = Report.history_digest(history)
+    record["history_sha256"] = report.history_digest(history)
     record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
     record["weights_file_sha256"] = Checkpoint.save_weights(folder, model.network, model.mean)
-    Checkpoint.write_bytes(folder / "history.csv", Report.history_csv(history).encode())
+    files.write_bytes(folder / "history.csv", report.history_csv(history).encode())
     epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
     title = f"{record['dataset']}: {record['network']}, {epochs}"
-    Checkpoint.write_bytes(folder / "curves.png", Report.curves_png(history, title))
+    files.write_bytes(folder / "curves.png", report.curves_png(history, title))
     Checkpoint.write_record(folder, record)
     print(f"trained in {record['minutes']:.1f} minutes")
     print(f"weights {record['weights_sha256']}\nhistory {record['history_sha256']}")
@@ -276,9 +277,9 @@ def _save_run(folder, model, record, progress):
 
 def test(args: argparse.Namespace) -> None:
     """Evaluate a saved run on the public test images of its data set."""
-    import Checkpoint
     import DataLoader
-    import Report
+    from machine import files
+    from runs import metrics as report
 
     folder = _run_folder(args)
     model, record = _load_model(folder, args)
@@ -294,14 +295,14 @@ def test(args: argparse.Namespace) -> None:
             "these are not the test images that lay beside the training images", stacklevel=1
         )
     probabilities = model.predict_prob(x_test)
-    metrics = Report.test_metrics(dataset, y_test, probabilities)
-    print("\n".join(Report.metrics_lines(metrics, names)), flush=True)
-    Checkpoint.write_bytes(folder / "test_metrics.json", _json(metrics))
+    metrics = report.test_metrics(dataset, y_test, probabilities)
+    print("\n".join(report.metrics_lines(metrics, names)), flush=True)
+    files.write_bytes(folder / "test_metrics.json", _json(metrics))
     for name, picture in (
-        ("confusion_matrix.png", Report.confusion_matrix_png(metrics, names)),
-        ("mistakes.png", Report.mistakes_png(x_test, y_test, probabilities, names, dataset)),
+        ("confusion_matrix.png", report.confusion_matrix_png(metrics, names)),
+        ("mistakes.png", report.mistakes_png(x_test, y_test, probabilities, names, dataset)),
     ):
-        Checkpoint.write_bytes(folder / name, picture)
+        files.write_bytes(folder / name, picture)
     print(f"\npictures: {folder / 'confusion_matrix.png'}, {folder / 'mistakes.png'}")
 
 
@@ -310,7 +311,7 @@ def predict(args: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    import Checkpoint
+    from machine import files
 
     folder = _run_folder(args)
     model, record = _load_model(folder, args)
@@ -322,7 +323,7 @@ def predict(args: argparse.Namespace) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, len(record["class_names"]))}
     if output.is_dir():
         raise UserError(f"output: expected a file to write, found the folder {output}")
-    with Checkpoint.writing(output) as file, tqdm(total=count, unit=" images", disable=None) as bar:
+    with files.writing(output) as file, tqdm(total=count, unit=" images", disable=None) as bar:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             file.write(model.predict_prob(chunk).astype("<f4").tobytes())
@@ -341,9 +342,9 @@ def _images_to_predict(args, record):
         images = DataLoader.load_testing_images(path, args.layout)
         return len(images), f"{images.source} ({images.reason})", images.batches(PREDICT_CHUNK)
     if record["dataset"] == "shapes":
-        import Shapes
+        from sources import shapes
 
-        x, source = Shapes.load()[4], "the private test images of shapes"
+        x, source = shapes.load()[4], "the private test images of shapes"
     else:
         x = DataLoader.load_data(args.data_dir, record["dataset"], args.mirror)[2]
         source = f"the public test images of {record['dataset']}, as no private ones are there"
@@ -352,7 +353,7 @@ def _images_to_predict(args, record):
 
 def _load_model(folder: Path, args):
     """The model of a finished run, and the run's record."""
-    import Checkpoint
+    from runs import folder as Checkpoint
 
     record = Checkpoint.read_record(folder)
     configs = _model_configs(folder, record, args)

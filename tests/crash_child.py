@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import main
-import Shapes
+from sources import shapes
 
 POINTS = (
     "during a write",
@@ -25,9 +25,9 @@ POINTS = (
 
 def draw_few_images() -> None:
     """A data set that is drawn in a moment."""
-    x, y, x_test, y_test, x_private = Shapes.load()
+    x, y, x_test, y_test, x_private = shapes.load()
     few = x[:320], y[:320], x_test[:20], y_test[:20], x_private[:20]
-    Shapes.load = lambda: few
+    shapes.load = lambda: few
 
 
 def kill_at(owner, name: str, number: int, after: bool = False, by=signal.SIGKILL) -> None:
@@ -48,17 +48,17 @@ def kill_at(owner, name: str, number: int, after: bool = False, by=signal.SIGKIL
 
 def arm(point: str, number: int) -> None:
     """Make the process die at a point of POINTS."""
-    import Checkpoint
     import Model
-    import Report
-    import Training
-    from TrainStep import TrainStep
+    from machine import files
+    from runs import folder as Checkpoint
+    from training import loop
+    from training.step import TrainStep
 
     if point == "during a write":
         encode = Checkpoint.encode_state
         kill_at(_HalfWritten, "write", number, after=True)
         Checkpoint.encode_state = lambda *arguments: _HalfWritten(encode(*arguments))
-        Checkpoint.writing = _writing_in_halves(Checkpoint.writing)
+        files.writing = _writing_in_halves(files.writing)
     elif point == "before a flush":
         kill_at(os, "fsync", number)
     elif point == "before a rename":
@@ -66,15 +66,15 @@ def arm(point: str, number: int) -> None:
     elif point == "after a rename":
         kill_at(os, "replace", number, after=True)
     elif point == "in a step":
-        Training.IMAGES_PER_CALL = 1
+        loop.IMAGES_PER_CALL = 1
         kill_at(TrainStep, "run", number)
     elif point == "in an evaluation":
         kill_at(Model.Model, "evaluate", number)
     elif point == "in the final export":
         owner, name = (
             (Checkpoint, "save_weights"),
-            (Report, "history_csv"),
-            (Report, "curves_png"),
+            (metrics, "history_csv"),
+            (metrics, "curves_png"),
             (Checkpoint, "write_record"),
         )[number % 4]
         kill_at(owner, name, 1, after=number % 8 >= 4)

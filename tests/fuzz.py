@@ -21,12 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
-import Checkpoint
-import CifarFiles
 import DataLoader
-import Report
-from Errors import UserError
+from machine.errors import UserError
 from Network import resnet_v1
+from runs import folder as Checkpoint
+from runs import metrics as report
+from sources import cifar
 
 MEMORY_BYTES_MAX = 64 << 20
 ROWS = 4
@@ -103,11 +103,11 @@ def read_images(path: Path) -> None:
 
 def readers(folder: Path) -> dict:
     """For each reader: the file to damage, a sound content, and how it is read."""
-    python = folder / CifarFiles.PYTHON_FOLDER
-    binary = folder / CifarFiles.BINARY_FOLDER
+    python = folder / cifar.PYTHON_FOLDER
+    binary = folder / cifar.BINARY_FOLDER
     for each in (python, binary):
         each.mkdir()
-    names = list(CifarFiles.BATCH_MD5)
+    names = list(cifar.BATCH_MD5)
     rows = np.random.default_rng(0).integers(0, 256, (ROWS, 3073), np.uint8)
     rows[:, 0] %= 10
     for name in names:
@@ -116,7 +116,7 @@ def readers(folder: Path) -> dict:
     state = Checkpoint.encode_state({"a": np.zeros(99, np.float32)}, {"run": {}, "progress": {}})
     record = {key: kind() for key, kind in Checkpoint.RECORD_TYPES.items() if "." not in key}
     record |= {"data_digests": {"train": "", "test": ""}, "training_configs": {"epochs": 1}}
-    history = Report.history_csv([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2}]).encode()
+    history = report.history_csv([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2}]).encode()
     weights, network = folder / "weights", resnet_v1(depth=8, width=1)
     weights.mkdir()
     Checkpoint.save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
@@ -127,21 +127,21 @@ def readers(folder: Path) -> dict:
         Checkpoint.load_weights(path.parent, network, sha256)
 
     return {
-        "pickled batch": (python / names[0], batch(), lambda path: CifarFiles.read(python)),
+        "pickled batch": (python / names[0], batch(), lambda path: cifar.read(python)),
         "binary batch": (
             binary / f"{names[0]}.bin",
             rows.tobytes(),
-            lambda path: CifarFiles.read(binary),
+            lambda path: cifar.read(binary),
         ),
         "python archive": (
             folder / "cifar-10-python.tar.gz",
-            archive(CifarFiles.PYTHON_FOLDER, dict.fromkeys(names, batch())),
-            CifarFiles.read,
+            archive(cifar.PYTHON_FOLDER, dict.fromkeys(names, batch())),
+            cifar.read,
         ),
         "binary archive": (
-            folder / CifarFiles.BINARY_ARCHIVE,
-            archive(CifarFiles.BINARY_FOLDER, {f"{name}.bin": rows.tobytes() for name in names}),
-            CifarFiles.read,
+            folder / cifar.BINARY_ARCHIVE,
+            archive(cifar.BINARY_FOLDER, {f"{name}.bin": rows.tobytes() for name in names}),
+            cifar.read,
         ),
         "private .npy": (folder / "images.npy", array(), read_images),
         "PNG": (folder / "image.png", picture("PNG"), read_images),
@@ -157,7 +157,7 @@ def readers(folder: Path) -> dict:
             (weights / Checkpoint.WEIGHTS_FILE).read_bytes(),
             read_weights,
         ),
-        "history.csv": (folder / "history.csv", history, Report.read_history),
+        "history.csv": (folder / "history.csv", history, report.read_history),
     }
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import Download
-from Errors import DownloadError, StorageError, UserError
+from machine.errors import DownloadError, StorageError, UserError
+from sources import download
 
 CONTENT = bytes(range(256)) * 2_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -47,11 +47,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(Download, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # a client that hangs up is part of these tests
     server.content, server.ranges, server.trouble = CONTENT, [], lambda handler: False
-    server.url = f"http://127.0.0.1:{server.server_port}/{Download.ARCHIVE_NAME}"
+    server.url = f"http://127.0.0.1:{server.server_port}/{download.ARCHIVE_NAME}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
@@ -61,11 +61,11 @@ def server(monkeypatch):
 
 
 def fetch(folder, url, **changes):
-    return Download.fetch(folder, url, **{"sha256": SHA256, "size": len(CONTENT), **changes})
+    return download.fetch(folder, url, **{"sha256": SHA256, "size": len(CONTENT), **changes})
 
 
 def part_of(folder):
-    return folder / (Download.ARCHIVE_NAME + ".part")
+    return folder / (download.ARCHIVE_NAME + ".part")
 
 
 def files(folder):
@@ -75,7 +75,7 @@ def files(folder):
 
 def test_a_good_answer_is_stored_under_the_archive_name(server, tmp_path):
     path = fetch(tmp_path / "new" / "folder", server.url)
-    assert path == tmp_path / "new" / "folder" / Download.ARCHIVE_NAME
+    assert path == tmp_path / "new" / "folder" / download.ARCHIVE_NAME
     assert path.read_bytes() == CONTENT
     assert not part_of(path.parent).exists()
 
@@ -118,7 +118,7 @@ def test_a_transfer_that_breaks_midway_goes_on_where_it_broke(server, tmp_path):
 
 
 def test_progress_renews_the_patience(server, tmp_path):
-    step = len(CONTENT) // (2 * Download.TRIES)
+    step = len(CONTENT) // (2 * download.TRIES)
 
     def send_one_step(handler):
         start = step * (len(server.ranges) - 1)
@@ -128,7 +128,7 @@ def test_progress_renews_the_patience(server, tmp_path):
 
     server.trouble = send_one_step
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
-    assert len(server.ranges) > Download.TRIES
+    assert len(server.ranges) > download.TRIES
 
 
 def test_an_earlier_part_is_resumed(server, tmp_path):
@@ -224,14 +224,14 @@ def test_silence_counts_as_a_broken_connection(server, tmp_path):
 
 
 def test_without_a_network_the_message_says_how_to_go_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(Download, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
         with pytest.raises(DownloadError) as error:
             fetch(tmp_path, url)
     message = str(error.value)
-    for part in (url, Download.ARCHIVE_URL, str(tmp_path), "train --preset quickstart"):
+    for part in (url, download.ARCHIVE_URL, str(tmp_path), "train --preset quickstart"):
         assert part in message
     assert "\n" not in message
 
@@ -244,7 +244,7 @@ def test_only_http_and_https_are_fetched(tmp_path, url):
 
 @pytest.mark.parametrize("url", ["http://[", "http:///nowhere", "http://host:port/", "http://a b/"])
 def test_a_malformed_address_is_one_line(monkeypatch, tmp_path, url):
-    monkeypatch.setattr(Download, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
     with pytest.raises(DownloadError, match="no connection"):
         fetch(tmp_path, url)
 
@@ -266,9 +266,9 @@ def test_a_full_disk_is_a_storage_error(server, tmp_path):
 
 
 def test_of_two_downloads_into_one_folder_the_second_waits(server, tmp_path, capsys):
-    lock = tmp_path / f".{Download.ARCHIVE_NAME}.lock"
+    lock = tmp_path / f".{download.ARCHIVE_NAME}.lock"
     with lock.open("w") as held, ThreadPoolExecutor() as threads:
-        Download.fcntl.flock(held, Download.fcntl.LOCK_EX)
+        download.fcntl.flock(held, download.fcntl.LOCK_EX)
         second = threads.submit(fetch, tmp_path, server.url)
         with pytest.raises(TimeoutError):
             second.result(0.5)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from Layers import BatchNormalization, Conv2D, Dropout, dropout_stream
+from training.layers import BatchNormalization, Conv2D, Dropout, dropout_stream
 
 CHANNELS = 3
 FEW = (2, 2, 2, CHANNELS)  # eight numbers a channel: a variance over 7 is far from one over 8

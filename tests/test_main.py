@@ -15,7 +15,7 @@ from tiny import wait_for
 
 import Configure
 import main
-import Shapes
+from sources import shapes
 
 MAIN = Path(main.__file__)
 TINY = [
@@ -132,7 +132,7 @@ def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path):
 
 
 def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp_path, capfd):
-    x = Shapes.load()[4][:37]
+    x = shapes.load()[4][:37]
     planes = x.transpose(0, 3, 1, 2)
     layouts = {
         "nhwc": x,
@@ -154,7 +154,7 @@ def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp
 def test_a_folder_of_pictures_is_predicted_in_the_order_of_names(trained, tmp_path, capfd):
     from PIL import Image
 
-    x = Shapes.load()[4][:3]
+    x = shapes.load()[4][:3]
     np.save(tmp_path / "images.npy", x)
     (tmp_path / "pictures").mkdir()
     for name, image in zip("bac", x, strict=True):

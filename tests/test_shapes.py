@@ -5,16 +5,16 @@ import hashlib
 import numpy as np
 import pytest
 
-import Shapes
-from Errors import UserError
+from machine.errors import UserError
+from sources import shapes
 
 # Of the five arrays of seed 0, in the order of load(). Another digest is another data set.
 GOLDEN = "460cdfe602e084375906c687d1a30d50bcf4a4d2bb6be3c4e4c95a399beac2ea"
 
 
 @pytest.fixture(scope="module")
-def shapes():
-    return Shapes.load(0)
+def drawn():
+    return shapes.load(0)
 
 
 def digest(arrays):
@@ -22,11 +22,11 @@ def digest(arrays):
 
 
 def draw(labels, seed):
-    return Shapes.draw(labels, np.random.Generator(np.random.PCG64(seed)))
+    return shapes.draw(labels, np.random.Generator(np.random.PCG64(seed)))
 
 
-def test_types_and_shapes_are_those_of_cifar10(shapes):
-    x_train, y_train, x_test, y_test, x_private = shapes
+def test_types_and_shapes_are_those_of_cifar10(drawn):
+    x_train, y_train, x_test, y_test, x_private = drawn
     for x, count in ((x_train, 10_000), (x_test, 2_000), (x_private, 1_000)):
         assert x.dtype == np.uint8 and x.shape == (count, 32, 32, 3) and x.flags.c_contiguous
     for y, count in ((y_train, 10_000), (y_test, 2_000)):
@@ -36,26 +36,26 @@ def test_types_and_shapes_are_those_of_cifar10(shapes):
 def test_class_names_are_ten_and_none_of_cifar10():
     animals = {"bird", "cat", "deer", "dog", "frog", "horse"}
     vehicles = {"airplane", "automobile", "ship", "truck"}
-    assert len(set(Shapes.CLASS_NAMES)) == 10
-    assert not set(Shapes.CLASS_NAMES) & (animals | vehicles)
+    assert len(set(shapes.CLASS_NAMES)) == 10
+    assert not set(shapes.CLASS_NAMES) & (animals | vehicles)
 
 
-def test_classes_are_balanced_and_shuffled(shapes):
-    for y in (shapes[1], shapes[3]):
+def test_classes_are_balanced_and_shuffled(drawn):
+    for y in (drawn[1], drawn[3]):
         assert np.bincount(y).tolist() == [len(y) // 10] * 10
         # A label says nothing about the next one: about a tenth are equal.
         assert 0.07 < np.mean(y[1:] == y[:-1]) < 0.13
         assert all(np.bincount(part, minlength=10).min() > 0 for part in np.split(y, 10))
 
 
-def test_bytes_are_the_golden_ones(shapes):
-    assert digest(shapes) == GOLDEN
+def test_bytes_are_the_golden_ones(drawn):
+    assert digest(drawn) == GOLDEN
 
 
-def test_a_seed_decides_every_picture(shapes, monkeypatch):
-    monkeypatch.setattr(Shapes, "SPLIT_SIZES", (100, 100, 100))
-    assert digest(Shapes.load(1)) == digest(Shapes.load(np.int64(1)))
-    assert not np.array_equal(Shapes.load(1)[0], Shapes.load(2)[0])
+def test_a_seed_decides_every_picture(drawn, monkeypatch):
+    monkeypatch.setattr(shapes, "SPLIT_SIZES", (100, 100, 100))
+    assert digest(shapes.load(1)) == digest(shapes.load(np.int64(1)))
+    assert not np.array_equal(shapes.load(1)[0], shapes.load(2)[0])
     labels = np.arange(10)
     np.testing.assert_array_equal(draw(labels, 3), draw(labels, 3))
     assert (draw(labels, 3) != draw(labels, 4)).any(axis=(1, 2, 3)).all()
@@ -67,15 +67,15 @@ def test_drawing_does_not_touch_the_global_generator():
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_no_picture_occurs_twice(shapes):
-    pictures = [picture.tobytes() for x in (shapes[0], shapes[2], shapes[4]) for picture in x]
+def test_no_picture_occurs_twice(drawn):
+    pictures = [picture.tobytes() for x in (drawn[0], drawn[2], drawn[4]) for picture in x]
     assert len(set(pictures)) == len(pictures) == 13_000
 
 
 @pytest.mark.parametrize("seed", [-1, 0.0, "0", None, True])
 def test_a_wrong_seed_is_refused_in_one_line(seed):
     with pytest.raises(UserError, match=r"^shapes: seed must be .*found .*try seed=0$"):
-        Shapes.load(seed)
+        shapes.load(seed)
 
 
 def difference(label, other, count, seed):
@@ -85,15 +85,15 @@ def difference(label, other, count, seed):
 
 
 def test_the_label_decides_the_figure_and_nothing_else():
-    changed = difference(Shapes.CLASS_NAMES.index("disc"), Shapes.CLASS_NAMES.index("bar"), 200, 0)
+    changed = difference(shapes.CLASS_NAMES.index("disc"), shapes.CLASS_NAMES.index("bar"), 200, 0)
     assert changed.any(axis=(1, 2)).all()
     # A disc of radius 12 covers 452 of the 1024 pixels; ground, clutter and noise stay as they are.
     assert changed.sum(axis=(1, 2)).max() < 500
 
 
-@pytest.mark.parametrize("name", Shapes.CLASS_NAMES)
+@pytest.mark.parametrize("name", shapes.CLASS_NAMES)
 def test_pictures_of_a_class_vary_in_place_size_and_colour(name):
-    label = Shapes.CLASS_NAMES.index(name)
+    label = shapes.CLASS_NAMES.index(name)
     mask = difference(label, (label + 1) % 10, 300, 5)  # shows where the figure is, and its size
     area = mask.sum(axis=(1, 2))
     pixels = np.arange(32)
@@ -105,10 +105,10 @@ def test_pictures_of_a_class_vary_in_place_size_and_colour(name):
     assert (colour.std(axis=0) > 30).all()
 
 
-@pytest.mark.parametrize("name", Shapes.CLASS_NAMES)
+@pytest.mark.parametrize("name", shapes.CLASS_NAMES)
 def test_figures_fit_their_frame_and_can_be_seen(name):
     x, y = np.meshgrid(np.linspace(-2, 2, 201), np.linspace(-2, 2, 201))
-    inside = Shapes.FIGURES[name](x, y) < 0
+    inside = shapes.FIGURES[name](x, y) < 0
     radius = np.sqrt(x**2 + y**2)[inside].max()
     assert 0.85 < radius < 1.25
     assert inside.mean() * 16 > 0.7  # of a frame of area 16: a disc of radius 1 would have 3.14
@@ -127,8 +127,8 @@ def fit_softmax(x, y, decay, steps):
     return weights, np.abs(gradient).max()
 
 
-def test_a_linear_softmax_on_pixels_learns_a_little_and_stays_far_from_solving_it(shapes):
-    x_train, y_train, x_test, y_test, _ = shapes
+def test_a_linear_softmax_on_pixels_learns_a_little_and_stays_far_from_solving_it(drawn):
+    x_train, y_train, x_test, y_test, _ = drawn
     x_train, x_test = (x.reshape(len(x), -1).astype(np.float32) for x in (x_train, x_test))
     mean, std = x_train.mean(axis=0), x_train.std(axis=0)
     x_train, x_test = (x_train - mean) / std, (x_test - mean) / std

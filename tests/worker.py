@@ -28,18 +28,18 @@ def worker() -> int:
         one, [tf.config.LogicalDeviceConfiguration()] * int(devices)
     )
     crash_child.draw_few_images()
-    import Training
-    from TrainStep import TrainStep
+    from training import loop
+    from training.step import TrainStep
 
-    Training.IMAGES_PER_CALL = 32
+    loop.IMAGES_PER_CALL = 32
     if end:
         name, number = end.split()
         crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
-    import Checkpoint
-    import Distribution
+    from machine import cluster
     from Model import Model
+    from runs import folder as Checkpoint
 
-    Distribution.CONNECT_SECONDS = 15
+    cluster.CONNECT_SECONDS = 15
 
     train = Model.train
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import io
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from Download import file_sha256
-from Errors import RunError, StorageError
+from machine import files
+from machine.errors import RunError, StorageError
 
 WEIGHTS_FILE = "model.weights.h5"
 RECORD_FILE = "run.json"
@@ -67,56 +66,6 @@ RECORD_TYPES = {
 """What run.json must have to be read."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part.
-
-    Raises:
-        StorageError: the disk is full, or the folder cannot be written or is gone.
-    """
-    with writing(path) as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def writing(path: Path):
-    """Open a temporary file beside ``path``; on success flush it to disk and rename it over.
-
-    On any error the temporary file is removed and ``path`` stays what it was.
-
-    Raises:
-        StorageError: the disk is full, or the folder cannot be written or is gone.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storing(path):
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextlib.contextmanager
-def storing(path: Path):
-    """Turn the system's refusal to store something at ``path`` into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; what was there is unchanged: free "
-            "some space, or name another place"
-        ) from error
-
-
 class Run:
     """The folder of one training run, held by this process alone while the context lasts.
 
@@ -141,7 +90,7 @@ class Run:
 
     def __enter__(self):
         self._take_lock()
-        with storing(self.folder):
+        with files.storing(self.folder):
             for path in self.folder.glob(".*.tmp"):
                 if (left := LEFT_BY_A_KILL.fullmatch(path.name)) and not _is_alive(int(left[1])):
                     path.unlink()
@@ -206,7 +155,7 @@ class Run:
             StorageError: less is free than three states (the newest, the one before it, the one
                 being written) and SPACE_FOR_PICTURES.
         """
-        with storing(self.folder):
+        with files.storing(self.folder):
             free = shutil.disk_usage(self.folder).free
         if free < 3 * size + SPACE_FOR_PICTURES:
             raise StorageError(
@@ -226,7 +175,7 @@ class Run:
         """
         newest = self.folder / STATE_FILE
         run = {**self._record, "machine_changes": self.machine_changes}
-        with writing(newest) as file:
+        with files.writing(newest) as file:
             file.write(encode_state(arrays, {"run": run, "progress": progress}))
             file.flush()
             os.fsync(file.fileno())
@@ -246,7 +195,7 @@ class Run:
 
     def _take_lock(self):
         path = self.folder / LOCK_FILE
-        with storing(path):
+        with files.storing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -275,7 +224,7 @@ class Run:
         if not (self.folder / RECORD_FILE).exists():
             return None
         record, weights = read_record(self.folder), self.folder / WEIGHTS_FILE
-        whole = weights.exists() and file_sha256(weights) == record["weights_file_sha256"]
+        whole = weights.exists() and files.file_sha256(weights) == record["weights_file_sha256"]
         return record if whole else None
 
     def _read_state(self):
@@ -290,7 +239,7 @@ class Run:
                 raise
             state = read_state(previous)
             warnings.warn(f"{error}; going on from {previous.name}", stacklevel=3)
-            with storing(newest):
+            with files.storing(newest):
                 os.replace(newest, self.folder / DAMAGED_STATE_FILE)
             return state
 
@@ -298,7 +247,7 @@ class Run:
         number = 1
         while (aside := self.folder.with_name(f"{self.folder.name}-{number}")).exists():
             number += 1
-        with storing(aside):
+        with files.storing(aside):
             self.folder.rename(aside)
         self._let_go_of_lock()
         self._take_lock()
@@ -452,7 +401,7 @@ def save_weights(folder: Path, network, mean: np.ndarray) -> str:
         for name, array in zip(_weight_shapes(network), network.get_weights(), strict=True):
             file.create_dataset(name, data=array)
         file.create_dataset("pixel_mean", data=mean)
-    write_bytes(folder / WEIGHTS_FILE, buffer.getvalue())
+    files.write_bytes(folder / WEIGHTS_FILE, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
@@ -564,7 +513,7 @@ def _describe_mismatch(path, network, expected, found) -> str:
 
 def write_record(folder: Path, record: dict) -> None:
     """Save run.json, the last file of a finished run."""
-    write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    files.write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict:

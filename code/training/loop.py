@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from Errors import DivergedError, InterruptedRunError
-from Optimization import learning_rate
-from TrainStep import TrainStep, epoch_order
+from machine.errors import DivergedError, InterruptedRunError
+from training.optimizers import learning_rate
+from training.step import TrainStep, epoch_order
 
 IMAGES_PER_CALL = 320  # half a second of ResNet-20 on two cores: that soon it hears a signal
 STEPS_BETWEEN_READINGS = 20

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from Errors import UserError
+from machine.errors import UserError
 
 SIDE = 32  # pixels
 SPLIT_SIZES = (10_000, 2_000, 1_000)  # train, test, private

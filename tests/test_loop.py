@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
-import Checkpoint
-import Training
-from Errors import DivergedError, InterruptedRunError
+from machine.errors import DivergedError, InterruptedRunError
 from Model import Model
-from Report import HISTORY_COLUMNS, history_digest
-from TrainStep import TrainStep
+from runs import folder as Checkpoint
+from runs.metrics import HISTORY_COLUMNS, history_digest
+from training import loop
+from training.step import TrainStep
 
 X, Y = tiny.images(44)
 X_VALID, Y_VALID = tiny.images(20, seed=1)
@@ -20,7 +20,7 @@ STEPS = 5  # in an epoch of 44 images in batches of 8
 
 @pytest.fixture(autouse=True)
 def one_step_in_a_call(monkeypatch):
-    monkeypatch.setattr(Training, "IMAGES_PER_CALL", 8)
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 8)
 
 
 class MemoryRun:
@@ -84,7 +84,7 @@ def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch)
     whole = train(**VARIANTS[3])
     calls = []
     for images in (16, 24, 320):
-        monkeypatch.setattr(Training, "IMAGES_PER_CALL", images)
+        monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
         run = MemoryRun()
         assert train(run, stop=lambda step: bool(calls.append(step)), **VARIANTS[3]) == whole
     assert calls == [2, 4, 5, 7, 9, 10, 3, 5, 8, 10, 5, 10]
@@ -94,7 +94,7 @@ def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch):
     whole, run = train(), MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 1;"):
         train(run, stop=lambda step: True)
-    monkeypatch.setattr(Training, "IMAGES_PER_CALL", 24)
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
     with pytest.raises(InterruptedRunError, match="saved after step 4;"):
         train(run, stop=lambda step: True)
     assert train(run) == whole
@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch,
         losses, *others = step(self, order, position, number, *more)
         return np.where(number + np.arange(len(losses)) == 6, loss, losses), *others
 
-    monkeypatch.setattr(Training, "IMAGES_PER_CALL", images)
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
     monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
     run = MemoryRun()
     with pytest.raises(DivergedError, match=r"found a loss that is not at step 7;"):

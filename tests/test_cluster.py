@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 import tiny
 
-import Distribution
-from Errors import StorageError, UserError, WorkerError
-from TrainStep import check_batch_size
+from machine import cluster
+from machine.errors import StorageError, UserError, WorkerError
+from training.step import check_batch_size
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 TRAIN = [
@@ -169,8 +169,8 @@ def test_the_others_are_told_if_the_save_that_they_wait_for_fails(tmp_path, monk
         raise StorageError("cannot write")
 
     told = []
-    monkeypatch.setattr(Distribution, "share", lambda strategy, data: told.append(data) or data)
-    run = Distribution.SharedRun(tf.distribute.get_strategy(), tmp_path / "run", {})
+    monkeypatch.setattr(cluster, "share", lambda strategy, data: told.append(data) or data)
+    run = cluster.SharedRun(tf.distribute.get_strategy(), tmp_path / "run", {})
     monkeypatch.setattr(run._run, "save_state", fail)
     with pytest.raises(StorageError):
         run.save_state({}, {}, wait=True)
@@ -189,7 +189,7 @@ def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
 def test_who_waits_for_others_can_be_told_to_end(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
-    tiny.wait_for(lambda: Distribution._is_heard(hosts[0]), process)
+    tiny.wait_for(lambda: cluster._is_heard(hosts[0]), process)
     process.terminate()
     finish(process, -signal.SIGTERM)
 
@@ -204,26 +204,26 @@ def test_who_connects_to_one_that_does_not_answer_ends(tmp_path):
 
 
 def test_workers_that_do_not_come_are_named(environment, monkeypatch, capfd):
-    monkeypatch.setattr(Distribution, "START_MINUTES", 0.002)
-    monkeypatch.setattr(Distribution, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(cluster, "START_MINUTES", 0.002)
+    monkeypatch.setattr(cluster, "QUIET_SECONDS", 0)
     own, late = (f"127.0.0.1:{port}" for port in free_ports(2))
     environment("TF_CONFIG", tf_config([own, late]))
     with pytest.raises(WorkerError, match=rf"within 0.002 minutes, found nobody at {late};"):
-        Distribution.make_strategy("auto")
+        cluster.make_strategy("auto")
     assert capfd.readouterr().err == f"waiting for workers at {late}\n"
     with (
         socket.create_server(("", int(own.rpartition(":")[2]))),
         pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"),
     ):
-        Distribution.make_strategy("auto")
+        cluster.make_strategy("auto")
 
 
 def test_more_bytes_than_float32_can_count_are_shared(environment, monkeypatch):
-    monkeypatch.setattr(Distribution, "_has_workers", lambda strategy: True)
-    monkeypatch.setattr(Distribution, "is_chief", lambda strategy: True)
-    monkeypatch.setattr(Distribution, "devices_of", lambda strategy: ["CPU:0"])
+    monkeypatch.setattr(cluster, "_has_workers", lambda strategy: True)
+    monkeypatch.setattr(cluster, "is_chief", lambda strategy: True)
+    monkeypatch.setattr(cluster, "devices_of", lambda strategy: ["CPU:0"])
     data = bytes(2**24) + b"."  # 2^24 + 1 rounds to 2^24
-    assert Distribution.share(tf.distribute.get_strategy(), data) == data
+    assert cluster.share(tf.distribute.get_strategy(), data) == data
 
 
 @pytest.mark.parametrize(
@@ -250,15 +250,15 @@ def environment(monkeypatch):
 
 
 def test_one_device_and_no_cluster_is_the_default_strategy(environment):
-    assert Distribution.make_strategy("auto") is tf.distribute.get_strategy()
-    with Distribution.joining("one") as strategy:
-        assert Distribution.is_chief(strategy)
-        assert Distribution.describe(strategy) == {"workers": 1, "replicas": 1}
-        assert Distribution.share(strategy, b"all") == b"all"
+    assert cluster.make_strategy("auto") is tf.distribute.get_strategy()
+    with cluster.joining("one") as strategy:
+        assert cluster.is_chief(strategy)
+        assert cluster.describe(strategy) == {"workers": 1, "replicas": 1}
+        assert cluster.share(strategy, b"all") == b"all"
 
 
 def test_mirrored_can_be_asked_for(environment):
-    strategy = Distribution.make_strategy("mirrored")
+    strategy = cluster.make_strategy("mirrored")
     assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert strategy.num_replicas_in_sync == 1
 
@@ -266,7 +266,7 @@ def test_mirrored_can_be_asked_for(environment):
 @pytest.mark.parametrize("name", ["multiworker", "best"])
 def test_what_cannot_be_is_refused(environment, name):
     with pytest.raises(UserError, match=r"^strategy: expected .*, found"):
-        Distribution.make_strategy(name)
+        cluster.make_strategy(name)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_what_cannot_be_is_refused(environment, name):
 def test_a_wrong_tf_config_is_one_clear_line(environment, text, found):
     environment("TF_CONFIG", text)
     with pytest.raises(UserError, match=rf"^TF_CONFIG: expected .*{found}"):
-        Distribution.make_strategy("auto")
+        cluster.make_strategy("auto")
 
 
 def slurm(environment, **changes):
@@ -330,7 +330,7 @@ def slurm(environment, **changes):
     }
     for name, value in {**variables, **changes}.items():
         environment(name, value)
-    return Distribution._find_cluster()
+    return cluster._find_cluster()
 
 
 def test_a_step_of_slurm_is_a_cluster(environment):

@@ -2,7 +2,7 @@
 
 import pytest
 
-import Hardware
+from machine import processor
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def machine(monkeypatch):
     def set_up(flags, onednn=None, gpus=()):
         import tensorflow as tf
 
-        monkeypatch.setattr(Hardware, "processor", lambda: ("a processor", frozenset(flags)))
+        monkeypatch.setattr(processor, "processor", lambda: ("a processor", frozenset(flags)))
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda c: {"compute_capability": c}
@@ -24,14 +24,14 @@ def machine(monkeypatch):
 
 def test_processors_of_one_name_are_told_apart(monkeypatch):
     text = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: avx2 fma\n"
-    monkeypatch.setattr(Hardware.Path, "read_text", lambda path: text)
-    assert Hardware.processor() == ("AMD EPYC, cpu family 25, model 17", {"avx2", "fma"})
+    monkeypatch.setattr(processor.Path, "read_text", lambda path: text)
+    assert processor.processor() == ("AMD EPYC, cpu family 25, model 17", {"avx2", "fma"})
 
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
 def test_auto_takes_bfloat16_on_a_processor_that_has_it(machine, flag):
     machine({flag, "avx2"})
-    assert Hardware.choose_precision("auto") == (
+    assert processor.choose_precision("auto") == (
         "bfloat16",
         f"the processor has {flag}, and oneDNN is on",
     )
@@ -39,15 +39,15 @@ def test_auto_takes_bfloat16_on_a_processor_that_has_it(machine, flag):
 
 def test_auto_takes_float32_on_a_processor_that_has_not(machine):
     machine({"avx2", "avx512f"})
-    precision, reason = Hardware.choose_precision("auto")
+    precision, reason = processor.choose_precision("auto")
     assert precision == "float32"
     assert "none of avx512_bf16, amx_bf16" in reason
 
 
 def test_auto_takes_float32_with_onednn_off(machine):
     machine({"avx512_bf16"}, onednn="0")
-    assert Hardware.choose_precision("auto")[0] == "float32"
-    assert "TF_ENABLE_ONEDNN_OPTS" in Hardware.choose_precision("auto")[1]
+    assert processor.choose_precision("auto")[0] == "float32"
+    assert "TF_ENABLE_ONEDNN_OPTS" in processor.choose_precision("auto")[1]
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,17 @@ def test_auto_takes_float32_with_onednn_off(machine):
 )
 def test_auto_asks_every_gpu(machine, gpus, precision):
     machine({"avx512_bf16"}, gpus=gpus)
-    assert Hardware.choose_precision("auto")[0] == precision
+    assert processor.choose_precision("auto")[0] == precision
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
 def test_a_precision_that_is_asked_for_is_taken(machine, asked):
     machine(set())
-    assert Hardware.choose_precision(asked) == (asked, "as asked")
+    assert processor.choose_precision(asked) == (asked, "as asked")
 
 
 def test_the_description_names_this_machine():
-    description = Hardware.describe()
+    description = processor.describe()
     assert description["cores"] >= 1
     assert description["processor"]
-    assert set(Hardware.versions()) == {"tensorflow", "keras", "numpy"}
+    assert set(processor.versions()) == {"tensorflow", "keras", "numpy"}

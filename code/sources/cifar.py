@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-import Download
-from Errors import DataError
+from machine import files
+from machine.errors import DataError
+from sources import download
 
 PYTHON_FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
@@ -48,7 +49,7 @@ def find(data_dir: Path) -> Path | None:
         The folder or archive to `read`; None if there is nothing of CIFAR-10.
     """
     # Not Path.exists, which raises where a folder may not be read.
-    forms = (PYTHON_FOLDER, Download.ARCHIVE_NAME, BINARY_ARCHIVE, BINARY_FOLDER)
+    forms = (PYTHON_FOLDER, download.ARCHIVE_NAME, BINARY_ARCHIVE, BINARY_FOLDER)
     if not os.path.exists(data_dir / PYTHON_FOLDER) and (
         data_dir.name == PYTHON_FOLDER or any(os.path.exists(data_dir / name) for name in BATCH_MD5)
     ):
@@ -86,7 +87,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def _broken(path: Path, expected: str, found: object) -> DataError:
     found = " ".join(str(found).split())[:200]
     return DataError(
-        f"{path}: expected {expected}, found {found}; replace it from {Download.ARCHIVE_URL}"
+        f"{path}: expected {expected}, found {found}; replace it from {download.ARCHIVE_URL}"
     )
 
 
@@ -100,7 +101,7 @@ def _warn_unless_official(path: Path, kind: str, expected: str, found: str) -> N
 
 def _sha256(path: Path) -> str:
     try:
-        return Download.file_sha256(path)
+        return files.file_sha256(path)
     except OSError as error:
         raise _broken(path, "a readable file", error) from error
 
@@ -135,7 +136,7 @@ class _BoundedStream:
 
 def _archive_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of each wanted member, in one pass; a missing one is left out."""
-    folder = PYTHON_FOLDER if path.name == Download.ARCHIVE_NAME else BINARY_FOLDER
+    folder = PYTHON_FOLDER if path.name == download.ARCHIVE_NAME else BINARY_FOLDER
     wanted = {f"{folder}/{name}": name for name in names}
     try:
         with (

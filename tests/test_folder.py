@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-import Checkpoint
-from Errors import RunError, StorageError
+from machine import files
+from machine.errors import RunError, StorageError
 from Network import resnet_v1
+from runs import folder as Checkpoint
 
 RECORD = {
     "dataset": "shapes",
@@ -73,24 +74,24 @@ def load(folder):
 
 def test_a_file_is_the_old_or_the_new_one(tmp_path):
     path = tmp_path / "file"
-    Checkpoint.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
 
     def fail():
-        with Checkpoint.writing(path) as file:
+        with files.writing(path) as file:
             file.write(b"new, but")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert path.read_bytes() == b"old"
-    Checkpoint.write_bytes(path, b"new")
+    files.write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_missing_folder_is_one_line(tmp_path):
     with pytest.raises(StorageError, match=r"cannot write .*/gone/file: No such file"):
-        Checkpoint.write_bytes(tmp_path / "gone" / "file", b"")
+        files.write_bytes(tmp_path / "gone" / "file", b"")
 
 
 def test_a_full_disk_leaves_no_half_file(folder):

@@ -12,14 +12,14 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import DataLoader
-import Shapes
-from Errors import DataError, UserError
+from machine.errors import DataError, UserError
+from sources import shapes
 
 
 def test_the_embedded_set_needs_no_folder(monkeypatch):
-    monkeypatch.setattr(Shapes, "load", lambda: ("x", "y", "x_test", "y_test", "x_private"))
+    monkeypatch.setattr(shapes, "load", lambda: ("x", "y", "x_test", "y_test", "x_private"))
     assert DataLoader.load_data("/nowhere", "shapes") == ("x", "y", "x_test", "y_test")
-    assert DataLoader.CLASS_NAMES["shapes"] == tuple(Shapes.CLASS_NAMES)
+    assert DataLoader.CLASS_NAMES["shapes"] == tuple(shapes.CLASS_NAMES)
 
 
 def test_an_unknown_data_set_is_a_user_error():

@@ -17,13 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import CifarFiles
 import DataLoader
-import Download
-from Errors import DataError
+from machine.errors import DataError
+from sources import cifar, download
 
 ROWS = 4  # in each small batch
-NAMES = tuple(CifarFiles.BATCH_MD5)
+NAMES = tuple(cifar.BATCH_MD5)
 
 
 class Python2Pickler(pickle._Pickler):
@@ -79,13 +78,13 @@ BINARY_FILES = {
 }
 
 
-def write_folder(data_dir, files=FILES, folder=CifarFiles.PYTHON_FOLDER):
+def write_folder(data_dir, files=FILES, folder=cifar.PYTHON_FOLDER):
     (data_dir / folder).mkdir(parents=True)
     for name, content in files.items():
         (data_dir / folder / name).write_bytes(content)
 
 
-def write_archive(path, files=FILES, folder=CifarFiles.PYTHON_FOLDER, **first):
+def write_archive(path, files=FILES, folder=cifar.PYTHON_FOLDER, **first):
     """Writes a .tar.gz; `first` changes the fields of the first member."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name, content in files.items():
@@ -120,28 +119,28 @@ def assert_is_the_small_set(data):
 # CIFAR-10
 
 
-@pytest.mark.parametrize("place", [".", CifarFiles.PYTHON_FOLDER])
+@pytest.mark.parametrize("place", [".", cifar.PYTHON_FOLDER])
 def test_a_folder_is_read_from_outside_and_inside(tmp_path, place):
     write_folder(tmp_path)
     assert_is_the_small_set(load(tmp_path / place))
 
 
 def test_both_archives_and_the_binary_folder_hold_the_same(tmp_path):
-    binary = CifarFiles.BINARY_FOLDER
+    binary = cifar.BINARY_FOLDER
     write_folder(tmp_path / "a", BINARY_FILES, binary)
     assert_is_the_small_set(load(tmp_path / "a"))
     for name in ("b", "c"):
         (tmp_path / name).mkdir()
-    write_archive(tmp_path / "b" / CifarFiles.BINARY_ARCHIVE, BINARY_FILES, binary)
+    write_archive(tmp_path / "b" / cifar.BINARY_ARCHIVE, BINARY_FILES, binary)
     assert_is_the_small_set(load(tmp_path / "b"))
-    write_archive(tmp_path / "c" / Download.ARCHIVE_NAME)
+    write_archive(tmp_path / "c" / download.ARCHIVE_NAME)
     assert_is_the_small_set(load(tmp_path / "c"))
 
 
 def test_the_folder_comes_before_the_archives(tmp_path):
     write_folder(tmp_path)
-    (tmp_path / Download.ARCHIVE_NAME).write_bytes(b"broken")
-    (tmp_path / CifarFiles.BINARY_ARCHIVE).write_bytes(b"broken")
+    (tmp_path / download.ARCHIVE_NAME).write_bytes(b"broken")
+    (tmp_path / cifar.BINARY_ARCHIVE).write_bytes(b"broken")
     assert_is_the_small_set(load(tmp_path))
 
 
@@ -150,14 +149,14 @@ def test_each_batch_that_is_not_the_official_one_gets_one_warning_line(tmp_path)
     with pytest.warns(UserWarning) as caught:
         DataLoader.load_data(tmp_path)
     assert len(caught) == len(NAMES)
-    for warning, (name, md5) in zip(caught, CifarFiles.BATCH_MD5.items(), strict=True):
+    for warning, (name, md5) in zip(caught, cifar.BATCH_MD5.items(), strict=True):
         assert name in str(warning.message) and f"expected MD5 {md5}, found" in str(warning.message)
         assert "\n" not in str(warning.message)
 
 
 def test_an_unofficial_binary_archive_gets_a_warning(tmp_path):
-    write_archive(tmp_path / CifarFiles.BINARY_ARCHIVE, BINARY_FILES, CifarFiles.BINARY_FOLDER)
-    with pytest.warns(UserWarning, match=CifarFiles.BINARY_ARCHIVE_SHA256):
+    write_archive(tmp_path / cifar.BINARY_ARCHIVE, BINARY_FILES, cifar.BINARY_FOLDER)
+    with pytest.warns(UserWarning, match=cifar.BINARY_ARCHIVE_SHA256):
         DataLoader.load_data(tmp_path)
 
 
@@ -165,29 +164,29 @@ def test_without_any_form_the_archive_is_fetched(tmp_path, monkeypatch):
     def fetch(data_dir, url):
         assert url == "http://mirror/"
         data_dir.mkdir()
-        write_archive(data_dir / Download.ARCHIVE_NAME)
-        return data_dir / Download.ARCHIVE_NAME
+        write_archive(data_dir / download.ARCHIVE_NAME)
+        return data_dir / download.ARCHIVE_NAME
 
-    monkeypatch.setattr(Download, "fetch", lambda data_dir, url: fetch(Path(data_dir), url))
+    monkeypatch.setattr(download, "fetch", lambda data_dir, url: fetch(Path(data_dir), url))
     with pytest.warns(UserWarning, match="not the official"):
         assert_is_the_small_set(DataLoader.load_data(tmp_path / "new", mirror="http://mirror/"))
 
 
 @pytest.mark.parametrize("missing", NAMES)
 def test_a_missing_batch_is_named_and_not_downloaded(tmp_path, missing, monkeypatch):
-    monkeypatch.setattr(Download, "fetch", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("downloaded"))
     files = {name: content for name, content in FILES.items() if name != missing}
     write_folder(tmp_path / "folder", files)
     with pytest.raises(DataError, match=f"no {missing}"):
         load(tmp_path / "folder")
-    write_archive(tmp_path / Download.ARCHIVE_NAME, files)
+    write_archive(tmp_path / download.ARCHIVE_NAME, files)
     with pytest.raises(DataError, match=f"no {missing}"):
         load(tmp_path)
 
 
 def test_an_empty_folder_of_batches_is_not_downloaded(tmp_path):
     write_folder(tmp_path, {})
-    for data_dir in (tmp_path, tmp_path / CifarFiles.PYTHON_FOLDER):
+    for data_dir in (tmp_path, tmp_path / cifar.PYTHON_FOLDER):
         with pytest.raises(DataError, match="no data_batch_1"):
             load(data_dir)
 
@@ -239,7 +238,7 @@ def test_a_broken_batch_is_named_in_one_line_and_takes_no_memory(tmp_path, conte
         load(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "\n" not in str(error.value) and Download.ARCHIVE_URL in str(error.value)
+    assert "\n" not in str(error.value) and download.ARCHIVE_URL in str(error.value)
     assert peak < 32 << 20
 
 
@@ -285,7 +284,7 @@ def test_a_changed_byte_is_a_data_error_or_a_warning(place, byte):
     path = Path("test_batch")
     with contextlib.suppress(DataError), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*not the official file")
-        images, labels = CifarFiles._read_pickled_batch(path, bytes(content))
+        images, labels = cifar._read_pickled_batch(path, bytes(content))
         assert images.shape == (len(labels), 32, 32, 3) and 0 <= labels.min() <= labels.max() <= 9
 
 
@@ -294,7 +293,7 @@ def test_a_changed_byte_is_a_data_error_or_a_warning(place, byte):
 )
 def test_a_broken_binary_batch_is_named(tmp_path, content, found):
     files = BINARY_FILES | {"data_batch_2.bin": content}
-    write_folder(tmp_path, files, CifarFiles.BINARY_FOLDER)
+    write_folder(tmp_path, files, cifar.BINARY_FOLDER)
     with pytest.raises(DataError, match=f"data_batch_2.bin: expected .*found {found}"):
         load(tmp_path)
 
@@ -313,36 +312,36 @@ def test_a_broken_binary_batch_is_named(tmp_path, content, found):
 def test_only_regular_members_of_the_exact_name_are_read(tmp_path, first, found):
     data_dir = tmp_path / "data"
     data_dir.mkdir()
-    write_archive(data_dir / Download.ARCHIVE_NAME, **first)
-    with pytest.raises(DataError, match=f"{Download.ARCHIVE_NAME}: expected .*{found}"):
+    write_archive(data_dir / download.ARCHIVE_NAME, **first)
+    with pytest.raises(DataError, match=f"{download.ARCHIVE_NAME}: expected .*{found}"):
         load(data_dir)
-    assert [file.name for file in tmp_path.rglob("*")] == ["data", Download.ARCHIVE_NAME]
+    assert [file.name for file in tmp_path.rglob("*")] == ["data", download.ARCHIVE_NAME]
 
 
 def test_a_member_that_is_too_long_is_refused_before_it_is_read(tmp_path):
-    member = tarfile.TarInfo(f"{CifarFiles.PYTHON_FOLDER}/data_batch_1")
-    member.size = CifarFiles.BATCH_BYTES_MAX + 1
-    (tmp_path / Download.ARCHIVE_NAME).write_bytes(gzip.compress(member.tobuf()))
+    member = tarfile.TarInfo(f"{cifar.PYTHON_FOLDER}/data_batch_1")
+    member.size = cifar.BATCH_BYTES_MAX + 1
+    (tmp_path / download.ARCHIVE_NAME).write_bytes(gzip.compress(member.tobuf()))
     with pytest.raises(DataError, match=f"data_batch_1 .*{member.size:,} bytes, where .*at most"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 10_000, -8_000])
 def test_a_truncated_archive_is_an_error(tmp_path, kept):
-    path = tmp_path / Download.ARCHIVE_NAME
+    path = tmp_path / download.ARCHIVE_NAME
     write_archive(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=f"{Download.ARCHIVE_NAME}: expected"):
+    with pytest.raises(DataError, match=f"{download.ARCHIVE_NAME}: expected"):
         load(tmp_path)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_an_error(tmp_path, monkeypatch):
-    path = tmp_path / Download.ARCHIVE_NAME
-    monkeypatch.setattr(CifarFiles, "ARCHIVE_BYTES_MAX", 50_000)
+    path = tmp_path / download.ARCHIVE_NAME
+    monkeypatch.setattr(cifar, "ARCHIVE_BYTES_MAX", 50_000)
     write_archive(path, {"padding": b"\0" * 60_000} | FILES)
     with pytest.raises(DataError, match="more than 50,000 bytes"):
         load(tmp_path)
-    monkeypatch.setattr(CifarFiles, "ARCHIVE_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(cifar, "ARCHIVE_BYTES_MAX", 1 << 20)
     write_archive(path, {f"{index}": b"" for index in range(100)} | FILES)
     with pytest.raises(DataError, match="more than 64 members"):
         load(tmp_path)
@@ -350,7 +349,7 @@ def test_an_archive_that_unpacks_to_too_much_is_an_error(tmp_path, monkeypatch):
 
 def test_a_batch_file_that_is_too_long_is_not_read(tmp_path, monkeypatch):
     write_folder(tmp_path)
-    monkeypatch.setattr(CifarFiles, "BATCH_BYTES_MAX", 10_000)
+    monkeypatch.setattr(cifar, "BATCH_BYTES_MAX", 10_000)
     with pytest.raises(DataError, match="data_batch_1: expected at most 10,000 bytes"):
         load(tmp_path)
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import Checkpoint
 from Configure import STRATEGIES
-from Errors import RunError, UserError, WorkerError
+from machine.errors import RunError, UserError, WorkerError
+from runs import folder as Checkpoint
 
 START_MINUTES = 10  # for all workers of a job to have come
 QUIET_SECONDS = 5  # until those that have not come yet are named

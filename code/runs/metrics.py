@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Errors import RunError, UserError
+from machine.errors import RunError, UserError
 
 ECE_BINS = 15
 HISTORY_HEADER = (

@@ -1,7 +1,6 @@
 """Fetches the official CIFAR-10 archive: resumable, bounded in size, checked before it is used."""
 
 import fcntl
-import hashlib
 import http.client
 import os
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from Errors import DownloadError, StorageError, UserError
+from machine.errors import DownloadError, StorageError, UserError
+from machine.files import file_sha256
 
 ARCHIVE_NAME = "cifar-10-python.tar.gz"
 ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE_NAME}"
@@ -100,15 +100,6 @@ def _fetch_alone(
             os.fsync(file.fileno())
         os.replace(part, target)
     return target
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits, in constant memory."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-    return sha256.hexdigest()
 
 
 def _transfer_all(url: str, part: Path, size: int, timeout: float, progress: bool | None) -> None:

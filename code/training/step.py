@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from ImageUtils import DROPOUT, BatchPart, augment, batch_part, normalize, stream_seed
-from Layers import assign, dropout_stream
 from Network import l2_kernels
-from Optimization import Optimizer
+from training.layers import assign, dropout_stream
+from training.optimizers import Optimizer
 
 ALIGNMENT = 64  # bytes; TensorFlow's kernels crash on memory that is aligned to less
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from Configure import training_configs
-from Optimization import RMSprop, learning_rate, make_optimizer
+from training.optimizers import RMSprop, learning_rate, make_optimizer
 
 SHAPES = [(3, 4), (5,), (2, 2, 1, 3)]
 STEPS = 100

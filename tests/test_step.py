@@ -9,8 +9,8 @@ from test_network import keras_example, random_weights
 from Configure import training_configs
 from ImageUtils import batch_part, pixel_mean
 from Network import resnet_v1, updated_variables
-from Optimization import make_optimizer
-from TrainStep import TrainStep, epoch_order, step_seed, training_batch
+from training.optimizers import make_optimizer
+from training.step import TrainStep, epoch_order, step_seed, training_batch
 
 CLASSES, BATCH, IMAGES = 4, 6, 24
 INTEGERS = {"input_shape": (8, 8, 3), "depth": 8, "num_classes": CLASSES, "width": 2}

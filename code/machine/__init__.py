@@ -1,0 +1,1 @@
+"""What surrounds the work: processor, cluster, files, errors."""

@@ -1,0 +1,1 @@
+"""A run on disk: its folder and lock, state, weights, record, metrics and pictures."""

@@ -1,0 +1,1 @@
+"""Where images come from: the official files, the download, arrays, pictures, shapes."""
