@@ -51,6 +51,7 @@ def arm(point: str, number: int) -> None:
     import Model
     from machine import files
     from runs import folder as Checkpoint
+    from runs import metrics as report
     from training import loop
     from training.step import TrainStep
 
@@ -73,8 +74,8 @@ def arm(point: str, number: int) -> None:
     elif point == "in the final export":
         owner, name = (
             (Checkpoint, "save_weights"),
-            (metrics, "history_csv"),
-            (metrics, "curves_png"),
+            (report, "history_csv"),
+            (report, "curves_png"),
             (Checkpoint, "write_record"),
         )[number % 4]
         kill_at(owner, name, 1, after=number % 8 >= 4)
