@@ -6,6 +6,8 @@ overrides. Each key is also a flag of ``main.py`` (``mixup_alpha`` is ``--mixup-
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -17,6 +19,8 @@ class Key(NamedTuple):
     low: float | None = None  # range of a number, both ends included
     high: float | None = None
     choices: tuple[str, ...] = ()
+    # The keys that must have one of these values for this one to matter; () stands for all but 0.
+    needs: Mapping[str, tuple] = MappingProxyType({})
 
 
 MODEL_KEYS = {
@@ -26,19 +30,25 @@ MODEL_KEYS = {
     # Report, section 4.3, third optimization.
     "dropout_stack2": Key(0.1, "share dropped after stack 2 (report, 4.3)", 0, 0.95),
     "dropout_stack3": Key(0.2, "share dropped after stack 3 (report, 4.3)", 0, 0.95),
-    "seed": Key(0, "of the initial weights, order, augmentation, dropout, split", 0, 2**31 - 1),
-    # Weights, statistics, loss and logits are float32 either way.
+    "seed": Key(
+        0, "seed of the initial weights, order, augmentation, dropout and split", 0, 2**31 - 1
+    ),
+    # Weights, statistics, loss and logits are float32 either way; so is all that is measured.
     "precision": Key(
         "auto",
-        "arithmetic of the network; auto takes bfloat16 where the processor computes in it",
+        "arithmetic of the training; auto takes bfloat16 where the processor computes in it",
         choices=("auto", "float32", "bfloat16"),
     ),
-    "test_time_flip": Key(False, "average the probabilities of an image and its mirror image"),
+    "test_time_flip": Key(False, "mean of the probabilities of an image and its mirror image"),
 }
+
+DATASETS = ("cifar10", "cifar100", "shapes", "folder")
 
 TRAINING_KEYS = {
     "dataset": Key(
-        "cifar10", "cifar10, or the embedded set of drawn shapes", choices=("cifar10", "shapes")
+        "cifar10",
+        "data set: CIFAR-10, CIFAR-100, the embedded drawn shapes, or --data-dir/CLASS/*.png|jpg",
+        choices=DATASETS,
     ),
     # Held out of the training images to watch and to choose by; the test images are for the end.
     "valid_size": Key(
@@ -52,8 +62,16 @@ TRAINING_KEYS = {
     "learning_rate": Key(
         1e-3, "highest rate, eta_max (Keras example: 1e-3 for adam); sgd wants about 0.1", 0, 100
     ),
-    "momentum": Key(0.0, "of sgd and rmsprop; 0.9 is usual for sgd (adam: no effect)", 0, 0.9999),
-    "nesterov": Key(False, "Nesterov's momentum, sgd only"),
+    "momentum": Key(
+        0.0,
+        "momentum of sgd (usually 0.9) and of rmsprop",
+        0,
+        0.9999,
+        needs={"optimizer": ("sgd", "rmsprop")},
+    ),
+    "nesterov": Key(
+        False, "Nesterov's momentum of sgd", needs={"optimizer": ("sgd",), "momentum": ()}
+    ),
     "schedule": Key(
         "cosine",
         "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 40, 60, 80, 90 % of the run "
@@ -61,26 +79,63 @@ TRAINING_KEYS = {
         choices=("constant", "steps", "cosine"),
     ),
     "warmup_epochs": Key(0, "epochs of linear warm-up before the schedule (arXiv:1706.02677)", 0),
-    "eta_min": Key(0.0, "lowest rate of the cosine (arXiv:1608.03983, eq. 5)", 0, 100),
-    "t_0": Key(0, "epochs of the first cosine; 0 is one cosine over the whole run", 0),
-    "t_mult": Key(1, "each cosine after a restart is this many times as long", 1, 100),
-    "l2": Key(1e-4, "weight of the squared convolution kernels in the loss (Keras example)", 0, 1),
+    "eta_min": Key(
+        0.0,
+        "lowest rate of the cosine (arXiv:1608.03983, eq. 5)",
+        0,
+        100,
+        needs={"schedule": ("cosine",)},
+    ),
+    "t_0": Key(
+        0,
+        "epochs of the first cosine; 0 is one cosine over the whole run",
+        0,
+        needs={"schedule": ("cosine",)},
+    ),
+    "t_mult": Key(
+        1,
+        "factor of each cosine's length after a restart",
+        1,
+        100,
+        needs={"schedule": ("cosine",), "t_0": ()},
+    ),
+    # Half of PyTorch's weight decay: the gradient of l2 * w^2 is 2 * l2 * w.
+    "l2": Key(
+        1e-4,
+        "weight of the squared convolution kernels in the loss (Keras example), half of PyTorch's "
+        "weight_decay",
+        0,
+        1,
+    ),
     "label_smoothing": Key(0.0, "share of the label spread over all classes", 0, 0.99),
     # The report leans on flip + random crop as the best pair of augmentations.
-    "flip": Key(True, "mirror half of the images left to right"),
+    "flip": Key(True, "mirroring of half of the images left to right"),
     "crop_pad": Key(4, "pixels of padding for the random crop; 0 for none", 0, 31),
-    "crop_mode": Key("zero", "padding of the random crop", choices=("zero", "reflect")),
-    # The report does not say its alpha. 0.2 was chosen on the validation split: see the README.
+    "crop_mode": Key(
+        "zero", "padding of the random crop", choices=("zero", "reflect"), needs={"crop_pad": ()}
+    ),
+    # The report does not say its alpha. 0.2 was chosen on the validation split: docs/recipe.md.
     "mixup_alpha": Key(
         0.2, "mixing weights are Beta(alpha, alpha); 0 for none (arXiv:1710.09412)", 0, 100
     ),
     "ema_decay": Key(
-        0.0, "test an average of the weights, moved by 1 - decay a step; 0 for none", 0, 0.999999
+        0.0,
+        "decay of an average of the weights that is tested in their place, warmed up as "
+        "(1 + step) / (10 + step); 0 for none",
+        0,
+        0.999999,
     ),
 }
 
+KEY_GROUPS = {
+    "network": tuple(MODEL_KEYS),
+    "data": ("dataset", "valid_size"),
+    "augmentation": ("flip", "crop_pad", "crop_mode", "mixup_alpha"),
+}
+"""The keys of each group of flags; a key of no other group is one of training."""
+
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
-"""Of Distribution.py: the devices that train. It changes how fast, not what: no key of a run."""
+"""The devices that train (machine/cluster.py). They change how fast, not what: no key of a run."""
 
 model_configs: dict[str, Any] = {name: key.default for name, key in MODEL_KEYS.items()}
 training_configs: dict[str, Any] = {name: key.default for name, key in TRAINING_KEYS.items()}
@@ -109,12 +164,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def configure(preset: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two dictionaries of a run: defaults, then the preset, then the overrides.
+def configure(
+    preset: str, overrides: dict[str, Any], base: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compose the two dictionaries of a run: defaults, then the preset, then the overrides.
 
     Args:
         preset: a key of ``PRESETS``.
         overrides: values by key.
+        base: values by key that take the place of the preset's, such as those of a run.json.
 
     Returns:
         ``model_configs`` and ``training_configs``, complete and checked.
@@ -124,7 +182,7 @@ def configure(preset: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], d
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
-    chosen = {**PRESETS[preset], **overrides}
+    chosen = {**(PRESETS[preset] if base is None else base), **overrides}
     unknown = sorted(set(chosen) - set(MODEL_KEYS) - set(TRAINING_KEYS))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; see python main.py train --help")
@@ -135,6 +193,39 @@ def configure(preset: str, overrides: dict[str, Any]) -> tuple[dict[str, Any], d
     check_depth(configs[0]["depth"])
     check_schedule(configs[1])
     return configs
+
+
+def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[str]:
+    """Name what was asked for and changes nothing, or not what it seems to.
+
+    Args:
+        overrides: the values that a person gave, by key.
+        configs: the complete ``training_configs``.
+
+    Returns:
+        A sentence for each.
+    """
+    lines = []
+    for name in overrides:
+        for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
+            found = configs[other]
+            if found not in values if values else not found:
+                wanted = " or ".join(values) if values else "above 0"
+                lines.append(f"{name} has no effect: it needs {other} {wanted}, found {found}")
+                break
+    period, ends = configs["t_0"], [0]
+    if configs["schedule"] == "cosine" and period:
+        epochs = configs["epochs"] - configs["warmup_epochs"]
+        while ends[-1] < epochs:
+            ends.append(ends[-1] + period)
+            period *= configs["t_mult"]
+        if ends[-1] != epochs:
+            whole = " or ".join(str(end + configs["warmup_epochs"]) for end in ends[-2:] if end)
+            lines.append(
+                f"epochs: the run ends in the middle of a cosine, at a high rate; {whole} epochs "
+                "would end with one"
+            )
+    return lines
 
 
 def check(name: str, key: Key, value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""What this machine is, and in which precision it computes fast."""
+"""What this machine is, on which kernels and in which precision it computes fast."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -38,6 +39,37 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def prepare_tensorflow() -> None:
+    """Choose TensorFlow's kernels and import it, without the lines that it writes while loading.
+
+    TensorFlow turns oneDNN on by itself only on processors with AVX-512 VNNI, BF16 or AMX; on any
+    other x86 processor training is nearly twice as fast with it. A variable that is set is kept.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def kernels() -> str:
+    """The library whose kernels TensorFlow was told to use on the processor."""
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    if asked is None:
+        return "TensorFlow's default"
+    return "Eigen" if asked.lower() in ("0", "false") else "oneDNN"
+
+
 def choose_precision(requested: str) -> tuple[str, str]:
     """Resolve "auto", and say why.
 
@@ -66,7 +98,7 @@ def choose_precision(requested: str) -> tuple[str, str]:
     found = sorted(set(BFLOAT16_FLAGS) & processor()[1])
     if not found:
         return "float32", f"the processor has none of {', '.join(BFLOAT16_FLAGS)}"
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false"):
+    if kernels() == "Eigen":
         return "float32", "oneDNN is off (TF_ENABLE_ONEDNN_OPTS)"
     return "bfloat16", f"the processor has {' and '.join(found)}, and oneDNN is on"
 
@@ -78,6 +110,7 @@ def describe() -> dict:
     return {
         "processor": processor()[0],
         "cores": cores(),
+        "kernels": kernels(),
         "gpus": [
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in tf.config.list_physical_devices("GPU")
