@@ -1,0 +1,97 @@
+"""The terminal: what is said there never ends the work, and signals are heard between steps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+
+HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Signals that save and stop a training; schedulers warn with any of the last four."""
+
+
+class _Lasting(io.TextIOBase):
+    """A text stream that falls silent when its reader or terminal is gone."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            # A terminal without Unicode gets escapes. Lines leave at once, so that what has been
+            # said is seen and a reader that is gone is noticed here.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda: self._stream.flush())
+
+    def _try(self, action) -> None:
+        if self._stream is None:
+            return
+        try:
+            action()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._stream = None
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("the stream is gone")
+        return self._stream.fileno()
+
+    @property
+    def encoding(self):
+        return getattr(self._stream, "encoding", "utf-8")
+
+
+@contextlib.contextmanager
+def lasting_streams():
+    """Within this context, printing to a closed pipe or terminal is silence, not an error."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Lasting, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class Signals:
+    """Remembers the signals of HEARD for a training to see; the second one ends the process.
+
+    Outside the main thread, where Python hears no signals, it does nothing. A signal that was
+    ignored when the process started (``nohup``) stays ignored.
+    """
+
+    def __enter__(self) -> Signals:
+        self._received = False
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in HEARD:
+                number = getattr(signal, name)
+                # A background job of a shell has SIGINT ignored; it is meant to be stopped by it.
+                if signal.getsignal(number) is not signal.SIG_IGN or name == "SIGINT":
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def received(self) -> bool:
+        """If a signal came since this context began."""
+        return self._received
+
+    def _receive(self, number, frame):
+        if self._received:
+            os._exit(128 + number)
+        self._received = True
+        with contextlib.suppress(OSError):
+            # Not print: it may have been interrupted in a print itself.
+            os.write(2, b"stopping after a few steps; once more to stop at once\n")
