@@ -63,9 +63,9 @@ def lasting_streams():
 
 
 class Signals:
-    """Remembers the signals of HEARD for a training to see; the second one ends the process.
+    """Remembers the signals of HEARD for a training to see.
 
-    Outside the main thread, where Python hears no signals, it does nothing. A signal that was
+    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python hears no signals, it does nothing. A signal that was
     ignored when the process started (``nohup``) stays ignored.
     """
 
@@ -89,7 +89,8 @@ class Signals:
         return self._received
 
     def _receive(self, number, frame):
-        if self._received:
+        # A terminal that closes may send SIGHUP twice: that is no wish to lose the work.
+        if self._received and number in (signal.SIGINT, signal.SIGTERM):
             os._exit(128 + number)
         self._received = True
         with contextlib.suppress(OSError):

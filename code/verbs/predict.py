@@ -1,0 +1,133 @@
+"""Write the class probabilities of images, a row for each, in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from pathlib import Path
+
+import DataLoader
+from machine import files, processor
+from machine.errors import UserError
+from runs import plots
+from runs import record as records
+
+SHOWN = 20  # answers on the screen
+GALLERY = 100  # pictures in predictions.png
+
+
+def predict(
+    *,
+    preset: str,
+    save_dir: Path,
+    data_dir: Path,
+    output: Path | None = None,
+    default_output: Path,
+    mirror: str | None = None,
+    images: Path | None = None,
+    layout: str = "auto",
+    skip_damaged: bool = False,
+    precision: str = "float32",
+    test_time_flip: bool | None = None,
+) -> None:
+    """Write predictions.npy, float32 ``[N, K]``, and predictions.csv beside it.
+
+    Args:
+        preset: the name that the run's folder has by default.
+        save_dir: folder of the run.
+        data_dir: folder of the data.
+        output: the .npy file; None for ``default_output`` where the run is one of CIFAR-10, else
+            for predictions.npy in the run's folder.
+        default_output: see there.
+        mirror: address to download CIFAR-10 from.
+        images: a .npy file, a picture, or a folder of pictures; None for the private test images,
+            or the public ones where there are no private ones.
+        layout: of a .npy file, see ``DataLoader.load_testing_images``.
+        skip_damaged: leave damaged pictures out instead of refusing all.
+        precision: "float32" or "bfloat16".
+        test_time_flip: average over the mirror image; None for what the run was configured with.
+
+    Raises:
+        UserError: see ``machine.errors``.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    record = records.read_record(save_dir)
+    class_names = record["class_names"]
+    if output is None:
+        output = default_output if record["dataset"] == "cifar10" else save_dir / "predictions.npy"
+    if output.is_dir():
+        raise UserError(f"output: expected a file to write, found the folder {output}")
+    source = _open_images(images, record, data_dir, mirror, layout, skip_damaged)
+    processor.prepare_tensorflow()
+    from Model import INFERENCE_BATCH, Model
+
+    model = Model.load(save_dir, precision, test_time_flip)
+    print(f"predicting {len(source):,} images: {source.source} ({source.reason})")
+    for note in source.notes:
+        print(note)
+    # Two batches for each of eight devices in memory, however many images there are.
+    chunk, names = 16 * INFERENCE_BATCH, source.names or range(len(source))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(source), len(class_names))}
+    first, shown, row = [], [], 0
+    table = output.with_suffix(".csv")
+    with contextlib.ExitStack() as stack:
+        # A pipe or a device takes the rows alone.
+        beside = not output.exists() or output.is_file()
+        text = None
+        if beside and table != output:
+            text = io.TextIOWrapper(stack.enter_context(files.writing(table)), newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["row", "name", "class", "probability", *class_names])
+        file = stack.enter_context(files.writing(output))
+        bar = stack.enter_context(tqdm(total=len(source), unit=" images", disable=None))
+        np.lib.format.write_array_header_1_0(file, header)
+        for x in source.batches(chunk):
+            probabilities = model.predict_prob(x)
+            file.write(probabilities.astype("<f4").tobytes())
+            if row < GALLERY:
+                first.append(x[: GALLERY - row])
+            for p in probabilities if text or row < GALLERY else ():
+                best = int(p.argmax())
+                if text:
+                    values = map(repr, map(float, p))
+                    writer.writerow([row, names[row], class_names[best], float(p[best]), *values])
+                if row < GALLERY:
+                    shown.append((names[row], class_names[best], float(p[best])))
+                row += 1
+            bar.update(len(x))
+        if text:
+            text.flush()
+            text.detach()
+    pictures = source.names is not None
+    if pictures:
+        captions = [f"{name[:18]}\n{label} {100 * p:.0f} %" for name, label, p in shown]
+        title = f"{len(shown)} of {len(source):,} pictures"
+        gallery = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
+        files.write_bytes(output.with_suffix(".png"), gallery)
+    for name, label, p in shown[:SHOWN] if pictures else ():
+        print(f"{name}: {label}, {100 * p:.1f} %")
+    print(f"probabilities: {output}")
+    if text:
+        print(f"classes and names: {table}")
+    if pictures:
+        print(f"pictures: {output.with_suffix('.png')}")
+
+
+def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
+    """The images to predict, and where they come from."""
+    dataset = record["dataset"]
+    if images is None and dataset == "cifar10":
+        images = DataLoader.find_private_images(data_dir)
+    if images is not None:
+        return DataLoader.load_testing_images(images, layout, skip_damaged)
+    if dataset == "shapes":
+        from sources import shapes
+
+        return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
+    data = DataLoader.load_data(data_dir, dataset, mirror, record["model_configs"]["seed"])
+    return DataLoader.testing_images(
+        data.x_test, f"the public test images of {dataset}, as no private ones are there"
+    )

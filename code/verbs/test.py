@@ -1,0 +1,87 @@
+"""Measure a finished run on labelled images."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import DataLoader
+from machine import files, processor
+from machine.errors import RunError, UserError
+from runs import metrics, plots
+from runs import record as records
+
+
+def test(
+    *,
+    preset: str,
+    save_dir: Path,
+    data_dir: Path,
+    mirror: str | None = None,
+    dataset: str | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    layout: str = "auto",
+    precision: str = "float32",
+    test_time_flip: bool | None = None,
+) -> None:
+    """Measure a finished run on the public test images of its data set, or on other images.
+
+    Args:
+        preset: the name that the run's folder has by default.
+        save_dir: folder of the run.
+        data_dir: folder of the data.
+        mirror: address to download CIFAR-10 from.
+        dataset: refuse a run that was trained on another data set.
+        images: labelled images of one's own, see ``DataLoader.load_testing_images``; the results
+            are printed, and the run's own files stay as they are.
+        labels: their labels, integers ``[N]`` in a .npy file.
+        layout: of the images, see ``DataLoader.load_testing_images``.
+        precision: "float32" or "bfloat16".
+        test_time_flip: average over the mirror image; None for what the run was configured with.
+
+    Raises:
+        UserError: see ``machine.errors``.
+    """
+    record = records.read_record(save_dir)
+    name, class_names = record["dataset"], record["class_names"]
+    if dataset not in (None, name):
+        raise RunError(
+            f"{save_dir}: expected a model trained on {dataset}, found one trained on {name}; "
+            "train one, or leave out --dataset"
+        )
+    if (images is None) != (labels is None):
+        raise UserError("expected --input and --labels together, found one of them; give both")
+    if images is None:
+        data = DataLoader.load_data(data_dir, name, mirror, record["model_configs"]["seed"])
+        x, y = data.x_test, data.y_test
+        if DataLoader.digest(x, y) != record["data_digests"]["test"]:
+            warnings.warn(
+                "these are not the test images that lay beside the training images", stacklevel=1
+            )
+    else:
+        source = DataLoader.load_testing_images(images, layout)
+        x, name = source.read(0, len(source)), source.source
+        y = DataLoader.load_labels(labels, len(x), len(class_names))
+    processor.prepare_tensorflow()
+    from Model import Model
+
+    model = Model.load(save_dir, precision, test_time_flip)
+    measured, probabilities = model.evaluate(x, y)
+    measured = {"dataset": name, **measured}
+    if images is None:
+        files.write_bytes(
+            save_dir / "test_metrics.json", (json.dumps(measured, indent=2) + "\n").encode()
+        )
+        for file, picture in (
+            ("confusion_matrix.png", plots.confusion_matrix_png(measured, class_names)),
+            ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, name)),
+        ):
+            files.write_bytes(save_dir / file, picture)
+    print(
+        f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
+    )
+    print("\n".join(metrics.metrics_lines(measured, class_names)))
+    if images is None:
+        print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")

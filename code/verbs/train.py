@@ -1,0 +1,204 @@
+"""Train one configuration into a run's folder, or go on with it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import Configure
+import DataLoader
+from machine import files, processor
+from machine.console import Signals
+from machine.errors import RunError
+from runs import metrics, plots, weights
+from runs import record as records
+
+STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
+
+
+def train(
+    *,
+    preset: str,
+    overrides: dict[str, Any],
+    save_dir: Path,
+    data_dir: Path,
+    mirror: str | None = None,
+    config: Path | None = None,
+    init_from: Path | None = None,
+    fresh: bool = False,
+    strategy: str = "auto",
+    save_minutes: float = 10.0,
+) -> None:
+    """Train one configuration, or go on with it, and save the run.
+
+    Args:
+        preset: a key of ``Configure.PRESETS``.
+        overrides: values by key of ``Configure``, on top of the preset's.
+        save_dir: folder of the run.
+        data_dir: folder of the data.
+        mirror: address to download CIFAR-10 from.
+        config: a run.json whose configuration takes the place of the preset's.
+        init_from: folder of a finished run to take the weights from.
+        fresh: start over; a run that is there is moved aside.
+        strategy: one of ``Configure.STRATEGIES``.
+        save_minutes: minutes between saves within an epoch.
+
+    Raises:
+        UserError: see ``machine.errors`` for what can go wrong.
+    """
+    base = None if config is None else records.read_configs(config)
+    model_configs, training_configs = Configure.configure(preset, overrides, base)
+    for line in Configure.without_effect(overrides, training_configs):
+        warnings.warn(line, stacklevel=1)
+    data = DataLoader.load_data(
+        data_dir, training_configs["dataset"], mirror, model_configs["seed"]
+    )
+    split = DataLoader.train_valid_split(
+        data.x_train, data.y_train, training_configs["valid_size"], model_configs["seed"]
+    )
+    processor.prepare_tensorflow()
+    from runs.shared import SharedRun, require_same
+
+    from machine import cluster
+    from Model import Model
+
+    with cluster.joining(strategy) as devices:
+        record = describe_run(preset, model_configs, training_configs, data)
+        if init_from is not None:
+            record["init_from"] = records.read_record(init_from)["weights_sha256"]
+        require_same(devices, {**record, "flags": {"fresh": fresh}})
+        record["hardware"].update(cluster.describe(devices))
+        model = Model(model_configs, num_classes=len(data.class_names), strategy=devices)
+        model.check_training_data(*split[:2], training_configs)
+        record["network"] = model.network.name
+        record["parameters"] = model.network.count_params()
+        taken = None if init_from is None else _take_weights(model, init_from)
+        chief = cluster.is_chief(devices)
+        with SharedRun(devices, save_dir, record) as run, Signals() as signals:
+            if not run.begin(fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
+                if chief:
+                    print(f"{save_dir}: this very run is finished; nothing to do")
+                return
+            if chief:
+                _draw_data(save_dir, model, split, record)
+                _say_what_begins(save_dir, model, split, record, taken)
+
+            def on_epoch(row, history, epochs, seconds_left):
+                if chief:
+                    _write_history(save_dir, history, record)
+                    _print_epoch(row, epochs, seconds_left)
+
+            progress = model.train(
+                *split[:2],
+                training_configs,
+                *split[2:],
+                run=run,
+                save_seconds=60 * save_minutes,
+                stop=lambda step: signals.received(),
+                on_epoch=on_epoch,
+            )
+            record["machine_changes"] = run.machine_changes
+            run.in_chief(lambda: _save_run(save_dir, model, record, progress))
+
+
+def describe_run(preset: str, model_configs: dict, training_configs: dict, data) -> dict:
+    """What run.json says of a run from its start on, before there is a network."""
+    precision, reason = processor.choose_precision(model_configs["precision"])
+    return {
+        "dataset": training_configs["dataset"],
+        "class_names": data.class_names,
+        "data_digests": {
+            "train": DataLoader.digest(data.x_train, data.y_train),
+            "test": DataLoader.digest(data.x_test, data.y_test),
+        },
+        "preset": preset,
+        "model_configs": model_configs,
+        "training_configs": training_configs,
+        "precision": {"used": precision, "reason": reason},
+        "versions": processor.versions(),
+        "hardware": processor.describe(),
+    }
+
+
+def _take_weights(model, folder: Path) -> str:
+    """Give a new model the weights of a finished run; what was taken, in a sentence."""
+    from Model import Model
+
+    source = Model.load(folder)
+    ours, theirs = (m.network.get_weights() for m in (model, source))
+    fits = [a.shape == b.shape for a, b in zip(ours, theirs, strict=False)]
+    if len(ours) != len(theirs) or not all(fits[:-2]):
+        raise RunError(
+            f"init_from: expected a run of the network {model.network.name} with "
+            f"{model.network.count_params():,} parameters, found {source.network.name} with "
+            f"{source.network.count_params():,} in {folder}; give the same --depth and --width"
+        )
+    if model.configs["depth"] and all(fits):
+        model.network.set_weights(theirs)
+        return f"all weights come from {folder}"
+    model.network.set_weights([*theirs[:-2], *ours[-2:]])
+    return f"all weights but the last layer's, which is new, come from {folder}"
+
+
+def _say_what_begins(folder: Path, model, split, record: dict, taken: str | None) -> None:
+    x_train, _, x_valid, _ = split
+    print(
+        f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
+        f"{record['network']}: {record['parameters']:,} parameters, "
+        f"{model.precision} ({model.precision_reason})\ninto {folder}"
+    )
+    if taken:
+        print(taken)
+
+
+def _draw_data(folder: Path, model, split, record: dict) -> None:
+    """Before training: what the data set is, and what the network will see of it."""
+    names, dataset = record["class_names"], record["dataset"]
+    files.write_bytes(folder / "classes.png", plots.classes_png(split[0], split[1], names, dataset))
+    images, labels = model.preview_batch(split[0], split[1], record["training_configs"])
+    files.write_bytes(
+        folder / "augmented_batch.png", plots.batch_png(images, labels, names, dataset)
+    )
+
+
+def _write_history(folder: Path, history: list[dict], record: dict) -> None:
+    epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+    title = f"{record['dataset']}: {record['network']}, {epochs}"
+    files.write_bytes(folder / "history.csv", metrics.history_csv(history).encode())
+    files.write_bytes(folder / "curves.png", plots.curves_png(history, title))
+
+
+def _print_epoch(row: dict, epochs: int, seconds_left: float) -> None:
+    """One line an epoch; it goes above the progress bar where there is one."""
+    from tqdm import tqdm
+
+    parts = [
+        f"epoch {row['epoch']}/{epochs}",
+        f"learning rate {row['learning_rate']:.2e}",
+        f"train loss {row['train_loss']:.4f}",
+    ]
+    if row["train_accuracy"] is not None:
+        parts.append(f"train accuracy {100 * row['train_accuracy']:.2f} %")
+    if row["valid_loss"] is not None:
+        parts.append(f"valid loss {row['valid_loss']:.4f}")
+        parts.append(f"valid accuracy {100 * row['valid_accuracy']:.2f} %")
+    parts.append(f"{row['images_per_second']:.0f} images/s")
+    if row["epoch"] < epochs:
+        parts.append(f"{seconds_left / 60:.1f} minutes left")
+    tqdm.write("  ".join(parts))
+
+
+def _save_run(folder: Path, model, record: dict, progress) -> None:
+    """After training: weights, and last of all the record, which makes the run whole."""
+    history = progress.history
+    _write_history(folder, history, record)
+    record["minutes"] = progress.seconds / 60
+    record["last_epoch"] = history[-1]
+    record["history_sha256"] = metrics.history_digest(history)
+    record |= weights.save_weights(folder, model.network, model.mean)
+    records.write_record(folder, json.loads(json.dumps(record)))
+    print(f"trained in {record['minutes']:.1f} minutes")
+    print(f"weights {record['weights_sha256']}\nhistory {record['history_sha256']}")
+    print(f"curves: {folder / 'curves.png'}")
