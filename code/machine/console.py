@@ -65,8 +65,9 @@ def lasting_streams():
 class Signals:
     """Remembers the signals of HEARD for a training to see.
 
-    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python hears no signals, it does nothing. A signal that was
-    ignored when the process started (``nohup``) stays ignored.
+    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python hears
+    no signals, it does nothing. A signal that was ignored when the process started (``nohup``)
+    stays ignored.
     """
 
     def __enter__(self) -> Signals:
