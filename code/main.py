@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Keras imports matplotlib, which refuses a backend that is not installed, as a notebook's.
+    os.environ.pop("MPLBACKEND", None)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         args.verb(args)
@@ -152,7 +154,7 @@ def _train_run(args, model, record, split, strategy) -> None:
 
 def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:
     """Train the first steps twice, each time from the start, and compare all weights bit by bit."""
-    from runs import folder as Checkpoint
+    from runs.weights import weights_digest
 
     def short_run() -> tuple[str, int]:
         model, steps = make_model(), 0
@@ -164,7 +166,7 @@ def _verify_determinism(make_model, x_train, y_train, training_configs) -> str:
 
         with contextlib.suppress(InterruptedRunError):
             model.train(x_train, y_train, training_configs, stop=stop)
-        return Checkpoint.weights_digest(model.network, model.mean), steps
+        return weights_digest(model.network, model.mean), steps
 
     (first, steps), (second, _) = short_run(), short_run()
     if first != second:
@@ -223,14 +225,14 @@ class _Signals:
 
 def _write_data_pictures(folder, model, x_train, y_train, record):
     """Before training: what the data set is, and what the network will see of it."""
-    import ImageUtils
     from machine import files
+    from runs import plots
 
     names, dataset = record["class_names"], record["dataset"]
-    classes = ImageUtils.visualize_classes(x_train, y_train, names, dataset)
+    classes = plots.classes_png(x_train, y_train, names, dataset)
     files.write_bytes(folder / "classes.png", classes)
     images, labels = model.preview_batch(x_train, y_train, record["training_configs"])
-    batch = ImageUtils.visualize_batch(images, labels, names, dataset)
+    batch = plots.batch_png(images, labels, names, dataset)
     files.write_bytes(folder / "augmented_batch.png", batch)
 
 
@@ -256,20 +258,21 @@ def _print_epoch(row: dict, epochs: int) -> None:
 def _save_run(folder, model, record, progress):
     """After training: weights, curves, and last of all the record, which makes the run whole."""
     from machine import files
-    from runs import folder as Checkpoint
     from runs import metrics as report
+    from runs import plots
+    from runs.record import write_record
+    from runs.weights import save_weights
 
     history = progress.history
     record["minutes"] = progress.seconds / 60
     record["last_epoch"] = history[-1]
     record["history_sha256"] = report.history_digest(history)
-    record["weights_sha256"] = Checkpoint.weights_digest(model.network, model.mean)
-    record["weights_file_sha256"] = Checkpoint.save_weights(folder, model.network, model.mean)
+    record |= save_weights(folder, model.network, model.mean)
     files.write_bytes(folder / "history.csv", report.history_csv(history).encode())
     epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
     title = f"{record['dataset']}: {record['network']}, {epochs}"
-    files.write_bytes(folder / "curves.png", report.curves_png(history, title))
-    Checkpoint.write_record(folder, record)
+    files.write_bytes(folder / "curves.png", plots.curves_png(history, title))
+    write_record(folder, record)
     print(f"trained in {record['minutes']:.1f} minutes")
     print(f"weights {record['weights_sha256']}\nhistory {record['history_sha256']}")
     print(f"curves: {folder / 'curves.png'}")
@@ -280,6 +283,7 @@ def test(args: argparse.Namespace) -> None:
     import DataLoader
     from machine import files
     from runs import metrics as report
+    from runs import plots
 
     folder = _run_folder(args)
     model, record = _load_model(folder, args)
@@ -295,12 +299,12 @@ def test(args: argparse.Namespace) -> None:
             "these are not the test images that lay beside the training images", stacklevel=1
         )
     probabilities = model.predict_prob(x_test)
-    metrics = report.test_metrics(dataset, y_test, probabilities)
+    metrics = {"dataset": dataset, **report.measure(y_test, probabilities)}
     print("\n".join(report.metrics_lines(metrics, names)), flush=True)
     files.write_bytes(folder / "test_metrics.json", _json(metrics))
     for name, picture in (
-        ("confusion_matrix.png", report.confusion_matrix_png(metrics, names)),
-        ("mistakes.png", report.mistakes_png(x_test, y_test, probabilities, names, dataset)),
+        ("confusion_matrix.png", plots.confusion_matrix_png(metrics, names)),
+        ("mistakes.png", plots.mistakes_png(x_test, y_test, probabilities, names, dataset)),
     ):
         files.write_bytes(folder / name, picture)
     print(f"\npictures: {folder / 'confusion_matrix.png'}, {folder / 'mistakes.png'}")
@@ -353,9 +357,10 @@ def _images_to_predict(args, record):
 
 def _load_model(folder: Path, args):
     """The model of a finished run, and the run's record."""
-    from runs import folder as Checkpoint
+    from runs.record import read_record
+    from runs.weights import load_weights, require_weights
 
-    record = Checkpoint.read_record(folder)
+    record = read_record(folder)
     configs = _model_configs(folder, record, args)
     _import_tensorflow()
     from Model import Model
@@ -363,9 +368,9 @@ def _load_model(folder: Path, args):
 
     # A record that asks for a network of another size is refused before that is built.
     parameters = count_parameters(configs["depth"], configs["width"], len(record["class_names"]))
-    Checkpoint.require_weights(folder, parameters)
+    require_weights(folder, parameters)
     model = Model(configs, num_classes=len(record["class_names"]))
-    model.mean = Checkpoint.load_weights(folder, model.network, record["weights_file_sha256"])
+    model.mean = load_weights(folder, model.network, record)
     print(
         f"{folder}: {record['network']} trained on {record['dataset']}, "
         f"{model.precision} ({model.precision_reason})"
@@ -381,17 +386,9 @@ def _model_configs(folder, record, args) -> dict:
     overrides = {name: given[name] for name in Configure.MODEL_KEYS if name in given}
     for name, value in overrides.items():
         Configure.check(name, Configure.MODEL_KEYS[name], value)
-    try:
-        recorded = {
-            name: Configure.check(name, key, record["model_configs"].get(name))
-            for name, key in Configure.MODEL_KEYS.items()
-        }
-        Configure.check_depth(recorded["depth"])
-        if tuple(record["class_names"]) != DataLoader.CLASS_NAMES.get(record["dataset"]):
-            raise ValueError(f"dataset: found {record['dataset']!r} with other classes")
-    except ValueError as error:
-        raise RunError(f"{folder}: run.json is damaged: {error}") from error
-    return {**recorded, **overrides}
+    if tuple(record["class_names"]) != DataLoader.CLASS_NAMES.get(record["dataset"]):
+        raise RunError(f"{folder}: run.json: found {record['dataset']!r} with other classes")
+    return {**record["model_configs"], **overrides}
 
 
 def _import_tensorflow() -> None:
