@@ -8,7 +8,6 @@ import tiny
 
 from machine.errors import DivergedError, InterruptedRunError
 from Model import Model
-from runs.folder import Run
 from runs.metrics import HISTORY_COLUMNS, history_digest
 from runs.weights import weights_digest
 from training import loop

@@ -1,7 +1,7 @@
 """Every picture of a run, as the bytes of a PNG file: the same bytes for the same input.
 
 Images ``x`` are uint8 ``[N, H, W, 3]``, labels ``y`` integers ``[N]``, probabilities floats
-``[N, K]``, and ``class_names`` has the name of each label.
+``[N, K]``; ``class_names`` has the name of each label, ``dataset`` is for the title.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Array = np.ndarray
+Names = Sequence[str]
+
 
 @contextlib.contextmanager
 def _plain_matplotlib():
-    """Draw as matplotlib comes, whatever MPLBACKEND and matplotlibrc say.
+    """Draw as matplotlib comes, whatever MPLBACKEND and matplotlibrc say."""
+    # No backend is needed, but the import refuses one that is not installed, as a notebook's.
+    os.environ.pop("MPLBACKEND", None)
+    import matplotlib
 
-    No backend is needed, but the import of matplotlib refuses one that is not installed, as a
-    notebook names it to all its processes.
-    """
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
@@ -70,7 +67,7 @@ def curves_png(history: list[dict], title: str) -> bytes:
 
 
 @_plain_matplotlib()
-def confusion_matrix_png(metrics: dict, class_names: Sequence[str]) -> bytes:
+def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     """Draw the confusion matrix of ``metrics.measure`` and a "dataset", with all counts."""
     from matplotlib.colors import PowerNorm
 
@@ -93,12 +90,7 @@ def confusion_matrix_png(metrics: dict, class_names: Sequence[str]) -> bytes:
 
 
 def mistakes_png(
-    x: np.ndarray,
-    y: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    dataset: str,
-    count: int = 25,
+    x: Array, y: Array, probabilities: Array, class_names: Names, dataset: str, count: int = 25
 ) -> bytes:
     """Draw at most ``count`` of the wrong predictions, those with the largest probability first."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -115,9 +107,7 @@ def mistakes_png(
     return gallery_png(x[chosen], captions, max(1, math.ceil(math.sqrt(len(chosen)))), title)
 
 
-def classes_png(
-    x: np.ndarray, y: np.ndarray, class_names: Sequence[str], dataset: str, columns: int = 10
-) -> bytes:
+def classes_png(x: Array, y: Array, class_names: Names, dataset: str, columns: int = 10) -> bytes:
     """Draw the report's Figure 1: the first images of every class, a row each.
 
     A class with fewer images than ``columns`` is filled up with white.
@@ -131,11 +121,7 @@ def classes_png(
 
 
 def batch_png(
-    images: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    dataset: str,
-    columns: int = 8,
+    images: Array, labels: Array, class_names: Names, dataset: str, columns: int = 8
 ) -> bytes:
     """Draw a batch as the network sees it, with what it is taught.
 
@@ -152,11 +138,7 @@ def batch_png(
 
 @_plain_matplotlib()
 def gallery_png(
-    images: np.ndarray,
-    captions: Sequence[str],
-    columns: int,
-    title: str,
-    row_names: Sequence[str] = (),
+    images: Array, captions: Names, columns: int, title: str, row_names: Names = ()
 ) -> bytes:
     """Draw images in a grid, each pixel as a square.
 
@@ -170,9 +152,8 @@ def gallery_png(
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
     rows, (height, width) = -(-len(images) // columns), images.shape[1:3]
-    captioned = any(captions)
-    gap = (height // 2, width // 2) if captioned else (height // 12, width // 12)
-    pitch = np.array([height + gap[0], width + gap[1]])
+    gap = height // (2 if any(captions) else 12)
+    pitch = np.array([height + gap, width + gap])
     # One picture of all images: matplotlib takes seconds for a hundred axes.
     canvas = np.full((*np.maximum(pitch * (rows, columns) - gap, 1), 3), 255, np.uint8)
     size = canvas.shape[1] + (height if row_names else 0), canvas.shape[0] + height / 2

@@ -56,7 +56,8 @@ def require_weights(folder: Path, parameters: int) -> None:
     if not path.is_file():
         raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
     size, least = path.stat().st_size, 4 * parameters
-    if not least <= size <= (most := 2 * least + _BYTES_BESIDE_WEIGHTS):
+    most = 2 * least + _BYTES_BESIDE_WEIGHTS
+    if not least <= size <= most:
         raise RunError(
             f"{path}: expected {least:,} to {most:,} bytes for {parameters:,} parameters, "
             f"found {size:,}"
