@@ -1,4 +1,4 @@
-"""Pure functions of a batch of images: normalize, flip, crop, mixup; and pictures of batches.
+"""Pure functions of a batch of images: normalize, flip, crop, mixup.
 
 Randomness is a stream of numbers for each use (flip, crop, mixup), made by Philox from a seed:
 number ``p`` depends on the seed and on ``p`` alone, where ``p`` is the image's place in the global
@@ -7,7 +7,6 @@ batch. Whoever holds a part of the batch passes a ``BatchPart`` and gets what th
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -227,93 +226,3 @@ def _beta(seed, alpha, count):
 
 def _mix(rows, weights):
     return rows[:-1] * weights + rows[1:] * (1.0 - weights)
-
-
-def visualize(
-    images: np.ndarray, captions: list[str], columns: int, title: str, row_names: list[str] = ()
-) -> bytes:
-    """Draw images in a grid, each pixel as a square.
-
-    Args:
-        images: uint8 ``[N, H, W, 3]``, or float in [0, 1] (outside values are clipped).
-        captions: N strings, drawn under the images, two lines at most.
-        columns: images in a row.
-        title: one line above.
-        row_names: names of the rows, drawn on the left.
-
-    Returns:
-        The picture as PNG bytes; equal input gives equal bytes.
-    """
-    from matplotlib.figure import Figure
-
-    if images.dtype != np.uint8:
-        images = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
-    rows, (height, width) = -(-len(images) // columns), images.shape[1:3]
-    gap = (height // 2 if any(captions) else height // 12, width // (4 if any(captions) else 12))
-    pitch = np.array([height + gap[0], width + gap[1]])
-    # One picture of all images: matplotlib takes seconds for a hundred axes.
-    canvas = np.full((*(pitch * (rows, columns) - gap), 3), 255, np.uint8)
-    size = canvas.shape[1] + (height if row_names else 0), canvas.shape[0] + height / 2
-    inches = np.maximum(np.array(size) * 0.85 / height, (5, 1))
-    figure = Figure(inches, dpi=80, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    figure.suptitle(title, fontsize=11)
-    axes = figure.add_subplot()
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        top, left = pitch * divmod(index, columns)
-        canvas[top : top + height, left : left + width] = image
-        middle = left + (width - 1) / 2
-        axes.text(middle, top + height, caption, fontsize=7, ha="center", va="top")
-    axes.imshow(canvas, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks(pitch[0] * np.arange(len(row_names)) + (height - 1) / 2, row_names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def visualize_classes(
-    x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], dataset: str, columns: int = 10
-) -> bytes:
-    """The report's Figure 1: the first images of every class, a row each. PNG bytes.
-
-    Args:
-        x: uint8 ``[N, H, W, 3]``.
-        y: int32 ``[N]``.
-        class_names: name of each label.
-        dataset: name of the data set, for the title.
-        columns: images of each class; a class with fewer is filled up with white.
-    """
-    blank = np.full((1, *x.shape[1:]), 255, x.dtype)
-    found = [x[np.flatnonzero(y == label)[:columns]] for label in range(len(class_names))]
-    padded = [np.concatenate([part, blank.repeat(columns - len(part), 0)]) for part in found]
-    images = np.concatenate(padded)
-    title = f"{dataset}: training images of each class"
-    return visualize(images, [""] * len(images), columns, title, list(class_names))
-
-
-def visualize_batch(
-    images: np.ndarray,
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    dataset: str,
-    columns: int = 8,
-) -> bytes:
-    """A batch as the network sees it, with what it is taught. PNG bytes.
-
-    Args:
-        images: float32 ``[B, H, W, 3]``, augmented, in about 0..1.
-        labels: float32 ``[B, K]``, rows add up to 1.
-        class_names: name of each label.
-        dataset: name of the data set, for the title.
-        columns: images in a row.
-    """
-    captions = []
-    for row in labels:
-        best = [label for label in np.argsort(-row, kind="stable")[:2] if row[label] >= 0.005]
-        captions.append(
-            "\n".join(f"{100 * row[label]:.0f} % {class_names[label]}" for label in best)
-        )
-    return visualize(images, captions, columns, f"{dataset}: augmented training batch")

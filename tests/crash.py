@@ -62,7 +62,7 @@ def kill_once(folder: Path, generator: np.random.Generator) -> tuple[str, int]:
         time.sleep(generator.uniform(2, 12))
         process.send_signal(signal.SIGKILL if point == RANDOM else signal.SIGTERM)
     else:
-        highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 8}
+        highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 6}
         process = start(folder, point, int(generator.integers(1, highest.get(point, 12) + 1)))
     _, errors = process.communicate(timeout=600)
     assert process.returncode in (0, KILLED, *((75, -15) if point == SIGTERM else ())), errors
@@ -71,7 +71,7 @@ def kill_once(folder: Path, generator: np.random.Generator) -> tuple[str, int]:
 
 def damage(folder: Path, generator: np.random.Generator) -> str | None:
     """Spoil the newest state if there is one before it; gives what was done."""
-    newest, previous = folder / "state.bin", folder / "state.previous.bin"
+    newest, previous = folder / "state.npz", folder / "state.previous.npz"
     if not (newest.exists() and previous.exists()):
         return None
     data, place = bytearray(newest.read_bytes()), int(generator.integers(newest.stat().st_size))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import main
+from machine import files
 from sources import shapes
 
 POINTS = (
@@ -49,17 +53,12 @@ def kill_at(owner, name: str, number: int, after: bool = False, by=signal.SIGKIL
 def arm(point: str, number: int) -> None:
     """Make the process die at a point of POINTS."""
     import Model
-    from machine import files
-    from runs import folder as Checkpoint
-    from runs import metrics as report
+    from runs import plots, record, weights
     from training import loop
     from training.step import TrainStep
 
     if point == "during a write":
-        encode = Checkpoint.encode_state
-        kill_at(_HalfWritten, "write", number, after=True)
-        Checkpoint.encode_state = lambda *arguments: _HalfWritten(encode(*arguments))
-        files.writing = _writing_in_halves(files.writing)
+        _write_half(number)
     elif point == "before a flush":
         kill_at(os, "fsync", number)
     elif point == "before a rename":
@@ -73,44 +72,31 @@ def arm(point: str, number: int) -> None:
         kill_at(Model.Model, "evaluate", number)
     elif point == "in the final export":
         owner, name = (
-            (Checkpoint, "save_weights"),
-            (report, "history_csv"),
-            (report, "curves_png"),
-            (Checkpoint, "write_record"),
-        )[number % 4]
-        kill_at(owner, name, 1, after=number % 8 >= 4)
+            (weights, "save_weights"),
+            (plots, "curves_png"),
+            (record, "write_record"),
+        )[number % 3]
+        kill_at(owner, name, 1, after=number % 2 == 1)
 
 
-class _HalfWritten(bytes):
-    """A state of which one half is written before the other."""
-
-    def write(self, file) -> None:
-        file.write(self[: len(self) // 2])
-        file.flush()
-
-
-def _writing_in_halves(writing):
-    import contextlib
-
-    class File:
-        def __init__(self, file):
-            self._file = file
-
-        def write(self, data):
-            if isinstance(data, _HalfWritten):
-                data.write(self._file)
-                data = data[len(data) // 2 :]
-            self._file.write(data)
-
-        def __getattr__(self, name):
-            return getattr(self._file, name)
+def _write_half(number: int) -> None:
+    """Die in the write ``number`` of a file, with half of it written."""
+    writing, writes = files.writing, itertools.count(1)
 
     @contextlib.contextmanager
     def in_halves(path):
         with writing(path) as file:
-            yield File(file)
 
-    return in_halves
+            def write(data):
+                if next(writes) == number:
+                    file.write(data[: len(data) // 2])
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                file.write(data)
+
+            yield types.SimpleNamespace(write=write, flush=file.flush, fileno=file.fileno)
+
+    files.writing = in_halves
 
 
 if __name__ == "__main__":

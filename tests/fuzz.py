@@ -18,14 +18,16 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from saved import FINISHED
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import DataLoader
 from machine.errors import UserError
 from Network import resnet_v1
-from runs import folder as Checkpoint
-from runs import metrics as report
+from runs import state
+from runs.record import RECORD_FILE, read_record
+from runs.weights import WEIGHTS_FILE, load_weights, save_weights
 from sources import cifar
 
 MEMORY_BYTES_MAX = 64 << 20
@@ -113,18 +115,19 @@ def readers(folder: Path) -> dict:
     for name in names:
         (python / name).write_bytes(batch())
         (binary / f"{name}.bin").write_bytes(rows.tobytes())
-    state = Checkpoint.encode_state({"a": np.zeros(99, np.float32)}, {"run": {}, "progress": {}})
-    record = {key: kind() for key, kind in Checkpoint.RECORD_TYPES.items() if "." not in key}
-    record |= {"data_digests": {"train": "", "test": ""}, "training_configs": {"epochs": 1}}
-    history = report.history_csv([{"epoch": 1, "train_loss": 0.5}, {"epoch": 2}]).encode()
     weights, network = folder / "weights", resnet_v1(depth=8, width=1)
     weights.mkdir()
-    Checkpoint.save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
+    record = save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
 
     def read_weights(path):
         # As if whoever changed the file had changed its checksum in run.json too.
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        Checkpoint.load_weights(path.parent, network, sha256)
+        load_weights(path.parent, network, {**record, "weights_file_sha256": sha256})
+
+    def read_state(path):
+        data = path.read_bytes()
+        (path.parent / state.STATE_FILE).write_bytes(data + hashlib.sha256(data).digest())
+        state.load(path.parent)
 
     return {
         "pickled batch": (python / names[0], batch(), lambda path: cifar.read(python)),
@@ -146,18 +149,17 @@ def readers(folder: Path) -> dict:
         "private .npy": (folder / "images.npy", array(), read_images),
         "PNG": (folder / "image.png", picture("PNG"), read_images),
         "JPEG": (folder / "image.jpg", picture("JPEG"), read_images),
-        "state": (folder / Checkpoint.STATE_FILE, state, Checkpoint.read_state),
+        "state": (
+            folder / "unsealed.npz",
+            state.encode({"a": np.zeros(99, np.float32)}, {"run": {}, "progress": {}})[:-32],
+            read_state,
+        ),
         "run.json": (
-            folder / Checkpoint.RECORD_FILE,
-            json.dumps(record).encode(),
-            lambda path: Checkpoint.read_record(path.parent),
+            folder / RECORD_FILE,
+            json.dumps(FINISHED).encode(),
+            lambda path: read_record(path.parent),
         ),
-        "weights": (
-            weights / Checkpoint.WEIGHTS_FILE,
-            (weights / Checkpoint.WEIGHTS_FILE).read_bytes(),
-            read_weights,
-        ),
-        "history.csv": (folder / "history.csv", history, report.read_history),
+        "weights": (weights / WEIGHTS_FILE, (weights / WEIGHTS_FILE).read_bytes(), read_weights),
     }
 
 

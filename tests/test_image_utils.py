@@ -1,7 +1,5 @@
 """ImageUtils.py: each image as it should come out, whoever computes it and wherever."""
 
-import io
-import struct
 from collections import Counter
 
 import numpy as np
@@ -10,7 +8,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from matplotlib.image import imread
 from numpy.lib.stride_tricks import sliding_window_view
 
 import ImageUtils
@@ -24,9 +21,6 @@ from ImageUtils import (
     random_crop,
     random_flip,
     stream_seed,
-    visualize,
-    visualize_batch,
-    visualize_classes,
 )
 
 SEED = tf.constant([3, 14], tf.int64)
@@ -410,96 +404,3 @@ def test_an_image_comes_out_by_its_place_whatever_stands_around_it(positions, se
     part = BatchPart(tf.constant(positions), 6)
     found = random_crop(random_flip(tf.gather(images, positions), seed, part), seed, 1, part=part)
     np.testing.assert_array_equal(found, tf.gather(whole, positions))
-
-
-# Pictures
-
-NAMES = ("cat", "dog", "ship")
-RED, GREEN, BLUE, WHITE = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]
-
-
-def colour(*values):
-    """``[N, 4, 4, 3]``, an image of each colour."""
-    return np.broadcast_to(np.array(values, np.uint8)[:, None, None, :], (len(values), 4, 4, 3))
-
-
-def picture(png):
-    """Pixels of a PNG, uint8 ``[H, W, 3]``."""
-    assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")
-    pixels = imread(io.BytesIO(png), format="png")
-    assert struct.unpack(">II", png[16:24]) == (pixels.shape[1], pixels.shape[0])
-    return np.round(pixels[..., :3] * 255).astype(np.uint8)
-
-
-def area(png, value):
-    """Share of the picture that is exactly of this colour."""
-    return (picture(png) == value).all(axis=-1).mean()
-
-
-def test_visualize_draws_each_image_in_equal_size():
-    png = visualize(colour(RED, GREEN, BLUE), ["a", "b", "c"], 2, "three")
-    assert area(png, RED) * picture(png)[..., 0].size > 50 * 50  # pixels of the screen
-    assert area(png, RED) == pytest.approx(area(png, GREEN), rel=0.1)
-    assert area(png, RED) == pytest.approx(area(png, BLUE), rel=0.1)
-
-
-def test_visualize_takes_floats_and_clips_them():
-    images = colour(RED, GREEN).astype(np.float32) / 255
-    png = visualize(images, ["", ""], 2, "")
-    assert visualize(images * 3 - 1, ["", ""], 2, "") == png
-    assert visualize(colour(RED, GREEN), ["", ""], 2, "") == png
-
-
-@pytest.mark.parametrize("captions", [["one"], ["one", "two", "three"]])
-def test_visualize_wants_a_caption_for_each_image(captions):
-    with pytest.raises(ValueError, match="zip"):
-        visualize(colour(RED, GREEN), captions, 2, "")
-
-
-def test_pictures_are_the_same_bytes_for_the_same_input():
-    x, y = colour(RED, GREEN, BLUE), np.array([0, 1, 2])
-    labels = np.eye(3, dtype=np.float32)
-    for draw in (
-        lambda: visualize(x, ["a", "b", "c"], 3, "title", ["row"]),
-        lambda: visualize_classes(x, y, NAMES, "colours", 2),
-        lambda: visualize_batch(x / np.float32(255), labels, NAMES, "colours"),
-    ):
-        assert draw() == draw()
-    assert visualize(x, [""] * 3, 3, "one") != visualize(x, [""] * 3, 3, "two")
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """What ``visualize`` is asked to draw."""
-    calls = []
-
-    def record(images, captions, columns, title, row_names=()):
-        calls.append((np.asarray(images), captions, columns, title, row_names))
-        return b""
-
-    monkeypatch.setattr(ImageUtils, "visualize", record)
-    return calls
-
-
-def test_classes_have_a_row_each_with_their_first_images_filled_up_with_white(drawn):
-    x, y = colour(RED, GREEN, BLUE, RED, RED), np.array([2, 0, 0, 2, 2])
-    visualize_classes(x, y, NAMES, "colours", columns=2)
-    ((images, captions, columns, title, row_names),) = drawn
-    assert images[:, 0, 0].tolist() == [GREEN, BLUE, WHITE, WHITE, RED, RED]
-    assert images.dtype == np.uint8 and captions == [""] * 6
-    assert (columns, row_names) == (2, list(NAMES)) and title.startswith("colours: ")
-
-
-def test_a_batch_is_captioned_with_what_it_is_taught(drawn):
-    labels = np.array([[0.25, 0.75, 0], [0, 0, 1], [0.998, 0.002, 0]], np.float32)
-    visualize_batch(np.zeros((3, 4, 4, 3), np.float32), labels, NAMES, "colours", columns=2)
-    ((_, captions, columns, title, _),) = drawn
-    assert captions == ["75 % dog\n25 % cat", "100 % ship", "100 % cat"]
-    assert columns == 2 and title.startswith("colours: ")
-
-
-def test_both_pictures_are_png():
-    x, y = colour(RED, GREEN, BLUE), np.array([0, 1, 2])
-    assert area(visualize_classes(x, y, NAMES, "colours", 2), GREEN) > 0.01
-    labels = np.eye(3, dtype=np.float32)
-    assert area(visualize_batch(x / np.float32(255), labels, NAMES, "colours"), BLUE) > 0.01

@@ -8,8 +8,8 @@ import tiny
 
 from machine.errors import DivergedError, InterruptedRunError
 from Model import Model
-from runs import folder as Checkpoint
 from runs.metrics import HISTORY_COLUMNS, history_digest
+from runs.weights import weights_digest
 from training import loop
 from training.step import TrainStep
 
@@ -44,7 +44,7 @@ def train(run=None, stop=lambda step: False, precision="float32", **changes):
     configs = tiny.training_configs(epochs=2, **changes)
     model = Model(tiny.model_configs(precision=precision))
     progress = model.train(X, Y, configs, X_VALID, Y_VALID, run=run, stop=stop)
-    weights = Checkpoint.weights_digest(model.network, model.mean)
+    weights = weights_digest(model.network, model.mean)
     return weights, history_digest(progress.history)
 
 
@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch):
 def test_another_seed_is_another_run():
     model = Model(tiny.model_configs(seed=1))
     model.train(X, Y, tiny.training_configs())
-    assert Checkpoint.weights_digest(model.network, model.mean) != train()[0]
+    assert weights_digest(model.network, model.mean) != train()[0]
 
 
 def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due():

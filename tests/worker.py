@@ -37,7 +37,7 @@ def worker() -> int:
         crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
     from machine import cluster
     from Model import Model
-    from runs import folder as Checkpoint
+    from runs.weights import weights_digest
 
     cluster.CONNECT_SECONDS = 15
 
@@ -45,7 +45,7 @@ def worker() -> int:
 
     def train_and_tell(self, *args, **options):
         progress = train(self, *args, **options)
-        print("digest", Checkpoint.weights_digest(self.network, self.mean), flush=True)
+        print("digest", weights_digest(self.network, self.mean), flush=True)
         if "WEIGHTS" in os.environ:
             weights = np.concatenate([w.ravel() for w in self.network.get_weights()])
             x = np.random.default_rng(0).integers(0, 256, (3203, 32, 32, 3), np.uint8)

@@ -22,6 +22,8 @@ import tensorflow as tf
 from Configure import STRATEGIES
 from machine.errors import RunError, UserError, WorkerError
 from runs import folder as Checkpoint
+from runs import record as run_record
+from runs import state as run_state
 
 START_MINUTES = 10  # for all workers of a job to have come
 QUIET_SECONDS = 5  # until those that have not come yet are named
@@ -133,7 +135,7 @@ def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
     own, difference = json.dumps(record), None
     chief = share(strategy, own.encode())
     try:
-        Checkpoint.require_same(json.loads(chief), json.loads(own))
+        run_record.require_same(json.loads(chief), json.loads(own))
     except RunError as error:
         difference = error
     refused = int(_sum_over_processes(strategy, np.float32([difference is not None]))[0])
@@ -253,9 +255,9 @@ class SharedRun:
         state = self._run.load_state() if self._run is not None else None
         if not _has_workers(self._strategy):
             return state
-        data = b"" if state is None else Checkpoint.encode_state(*state)
+        data = b"" if state is None else run_state.encode(*state)
         data = share(self._strategy, data)
-        return Checkpoint.decode_state(data) if data else None
+        return run_state.decode(data) if data else None
 
     def save_state(self, arrays: dict[str, np.ndarray], progress: dict, wait: bool = False) -> None:
         """Save in the chief's folder.

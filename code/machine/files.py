@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import secrets
+import stat
 from pathlib import Path
 
 from machine.errors import StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or name a place on another disk",
+    errno.EDQUOT: "free some space, or name a place on another disk",
+    errno.EROFS: "the disk is read-only: name a place on another one",
+    errno.EACCES: "name a place where you may write",
+    errno.EPERM: "name a place where you may write",
+    errno.EBUSY: "a mount point cannot be replaced: name a place inside of it, or another one",
+    errno.ENOENT: "make its folder first, or name another place",
+}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written or is gone.
+        StorageError: see ``writing``.
     """
     with writing(path) as file:
         file.write(data)
@@ -24,15 +37,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 def writing(path: Path):
     """Open a temporary file beside ``path``; on success flush it to disk and rename it over.
 
-    On any error the temporary file is removed and ``path`` stays what it was.
+    On any error the temporary file is removed and ``path`` stays what it was. Of a symbolic link
+    the target is replaced. A pipe or a character device is written into.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written or is gone.
+        StorageError: the disk is full, the folder cannot be written or is gone, or ``path`` is a
+            folder, a socket or a block device.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storing(path):
+        if _is_stream(path):
+            try:
+                with path.open("wb") as file:
+                    yield file
+            except BrokenPipeError as error:
+                raise StorageError(f"cannot write {path}: its reader ended too early") from error
+            return
+        path = Path(os.path.realpath(path))
+        # Two containers can have the same process number on one disk.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -41,29 +65,64 @@ def writing(path: Path):
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path)
 
 
 @contextlib.contextmanager
 def storing(path: Path):
-    """Turn the system's refusal to store something at ``path`` into one clear line."""
+    """Turn the system's refusal to store something at ``path`` into one clear line.
+
+    A closed pipe passes: it may be the standard output of what is said meanwhile.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; what was there is unchanged: free "
-            "some space, or name another place"
-        ) from error
+        remedy = _REMEDIES.get(error.errno, "name another place")
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of ``path`` have left; no other process may be writing it."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink()
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits, in constant memory."""
+    """Give the SHA-256 of a file, 64 hexadecimal digits, in constant memory."""
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             sha256.update(chunk)
     return sha256.hexdigest()
+
+
+def _is_stream(path: Path) -> bool:
+    """If ``path`` is a pipe or a character device; refuse what is no file either."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        kind = "folder" if stat.S_ISDIR(mode) else "socket or block device"
+        raise StorageError(f"cannot write {path}: expected a file, found a {kind}; name a file")
+    return not stat.S_ISREG(mode)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename last: without it, a power cut may bring the old content back."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        # SMB, FUSE and the shares of virtual machines have no fsync of a folder, and some folders
+        # may be written but not read.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise StorageError(
+                f"{path} is written, but may not have reached the disk: {error.strerror}; have "
+                "the disk checked, or name a place on another one"
+            ) from error

@@ -1,0 +1,143 @@
+"""run.json, the record of a run: its keys, and what a difference in one of them means."""
+
+from __future__ import annotations
+
+import json
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import Configure
+from machine import files
+from machine.errors import RunError
+
+RECORD_FILE = "run.json"
+RECORD_BYTES_MAX = 1 << 20
+
+
+class Key(NamedTuple):
+    """One key of run.json, and what another value means to a run that is in the folder."""
+
+    kind: Any  # type; a dictionary states the keys that it must have, a list its elements
+    meaning: str
+    resumed: str = ""  # an unfinished run with another value: "refuse" to go on, or "warn"
+    finished: bool = False  # a finished run with another value is another run
+
+
+KEYS = {
+    "dataset": Key(str, "name of the data set", "refuse", True),
+    "class_names": Key([str], "name of each label"),
+    "data_digests": Key(
+        {"train": str, "test": str}, "SHA-256 of images and labels", "refuse", True
+    ),
+    "preset": Key(str, "name of the preset that the flags changed"),
+    "network": Key(str, "name of the network", "refuse", True),
+    "parameters": Key(int, "number of its weights, moving statistics included"),
+    "model_configs": Key(dict, "of Configure.py", "refuse", True),
+    "training_configs": Key({"epochs": int}, "of Configure.py", "refuse", True),
+    "precision": Key(dict, "arithmetic that was used, and why", "warn", True),
+    "hardware": Key(dict, "processor, GPUs, replicas, system", "warn"),
+    "versions": Key(dict, "of the packages that results depend on to the bit", "refuse"),
+    "machine_changes": Key([str], "differences that were warned of, in their order"),
+    "minutes": Key(Real, "time of training"),
+    "last_epoch": Key(dict, "the last row of history.csv"),
+    "history_sha256": Key(str, "SHA-256 of history.csv without its times"),
+    "weights_sha256": Key(str, "SHA-256 of the values of the mean image and the weights"),
+    "weights_file_sha256": Key(str, "SHA-256 of model.weights.h5"),
+    "mean_file_sha256": Key(str, "SHA-256 of pixel_mean.npy"),
+}
+"""Every key of run.json."""
+
+IDENTIFY_UNFINISHED = tuple(name for name, key in KEYS.items() if key.resumed == "refuse")
+IDENTIFY_FINISHED = tuple(name for name, key in KEYS.items() if key.finished)
+DESCRIBE_MACHINE = tuple(name for name, key in KEYS.items() if key.resumed == "warn")
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Save run.json, the last file of a finished run; it may raise ``StorageError``."""
+    files.write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> dict:
+    """Read run.json of a finished run.
+
+    Returns:
+        Every key of ``KEYS``; ``model_configs`` is complete and in its ranges.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = folder / RECORD_FILE
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.read(RECORD_BYTES_MAX))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: expected a finished run, found no {RECORD_FILE}; run python main.py train, "
+            "or name a run's folder with --save-dir"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+    for name, key in KEYS.items():
+        if not isinstance(record, dict) or not _fits(record.get(name), key.kind):
+            raise RunError(f"{path}: damaged: no {name}", key=name)
+    try:
+        configs = record["model_configs"]
+        for name, key in Configure.MODEL_KEYS.items():
+            configs[name] = Configure.check(name, key, configs.get(name))
+        Configure.check_depth(configs["depth"])
+    except ValueError as error:
+        raise RunError(f"{path}: damaged: {error}") from error
+    return record
+
+
+def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = False) -> list[str]:
+    """Name every value that differs, as "name: was A, is B".
+
+    Args:
+        old: record of the run in the folder.
+        new: record of the run that is asked for.
+        keys: compared with all that is in them, except for the reason of a precision.
+        strict: name also what a run may be continued with.
+    """
+    found = []
+    for key in keys:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            free = {"reason"} if strict else {"reason", *_may_change(key, before, after)}
+            found += differences(before, after, tuple(sorted({*before, *after} - free)), strict)
+        elif before != after:
+            found.append(f"{key}: was {before}, is {after}")
+    return found
+
+
+def require_same(chief: dict, worker: dict) -> None:
+    """Raise ``RunError`` if a worker's record, precision or "flags" are not those of its chief."""
+    keys = (*IDENTIFY_UNFINISHED, "precision", "flags")
+    if found := differences(chief, worker, keys, strict=True):
+        raise RunError(
+            f"expected the run of the chief, found other values: {'; '.join(found)}; give every "
+            "worker the same command, data, packages and --precision"
+        )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_fits(value.get(k), v) for k, v in kind.items())
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(element, kind[0]) for element in value)
+    return isinstance(value, kind)
+
+
+def _may_change(key: str, old: dict, new: dict) -> set[str]:
+    """Keys whose values may change when a run resumes.
+
+    Only constant-rate runs can be extended: other schedules depend on the total length. The
+    precision is compared with the machine: it changes bits, not the recipe.
+    """
+    if key == "model_configs":
+        return {"precision"}
+    constant = old.get("schedule") == new.get("schedule") == "constant"
+    if key == "training_configs" and constant and new["epochs"] >= old["epochs"]:
+        return {"epochs"}
+    return set()

@@ -1,0 +1,162 @@
+"""runs/weights.py: weights come back to the bit, or are refused in one line."""
+
+import hashlib
+import os
+import resource
+
+import h5py
+import numpy as np
+import pytest
+
+from machine.errors import RunError, StorageError
+from Network import resnet_v1
+from runs.record import read_record
+from runs.weights import (
+    MEAN_FILE,
+    WEIGHTS_FILE,
+    load_weights,
+    require_weights,
+    save_weights,
+    weights_digest,
+)
+
+KERNEL = "layers/conv2d/vars/0"
+
+
+@pytest.fixture(scope="module")
+def network():
+    return resnet_v1(depth=8, width=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def other():
+    return resnet_v1(depth=8, width=2, seed=6)
+
+
+@pytest.fixture
+def saved(tmp_path, network):
+    mean = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    return tmp_path, mean, save_weights(tmp_path, network, mean)
+
+
+def resealed(folder, record):
+    """The record with the checksum that each file has now."""
+    digests = [hashlib.sha256((folder / n).read_bytes()) for n in (WEIGHTS_FILE, MEAN_FILE)]
+    keys = ("weights_file_sha256", "mean_file_sha256")
+    return {**record, **{k: d.hexdigest() for k, d in zip(keys, digests, strict=True)}}
+
+
+def test_weights_come_back_to_the_bit(saved, network, other):
+    folder, mean, record = saved
+    np.testing.assert_array_equal(load_weights(folder, other, record), mean)
+    for one, two in zip(network.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert weights_digest(other, mean) == record["weights_sha256"]
+    assert sorted(os.listdir(folder)) == [WEIGHTS_FILE, MEAN_FILE]
+
+
+def test_keras_and_numpy_read_the_files_too(saved, network):
+    folder, mean, _ = saved
+    fresh = resnet_v1(depth=8, width=2, seed=7)
+    fresh.load_weights(folder / WEIGHTS_FILE)
+    np.testing.assert_array_equal(fresh.get_weights()[0], network.get_weights()[0])
+    np.testing.assert_array_equal(np.load(folder / MEAN_FILE), mean)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(14, 2), (8, 4)])
+def test_another_architecture_is_refused(saved, depth, width):
+    with pytest.raises(RunError, match=rf"weights of resnet{depth}_v1 \(|expected [\d,]+ to"):
+        load_weights(saved[0], resnet_v1(depth=depth, width=width), saved[2])
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, MEAN_FILE])
+def test_any_changed_or_missing_byte_is_found_before_the_file_is_parsed(saved, other, name):
+    folder, _, record = saved
+    data = (folder / name).read_bytes()
+    for place in range(0, len(data), 997):
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        for content in (data[:place], flipped):
+            (folder / name).write_bytes(content)
+            with pytest.raises(RunError, match=r"not the one that run.json|expected 5,992 to"):
+                load_weights(folder, other, record)
+
+
+def test_values_that_are_not_those_of_the_record_are_refused(saved, other):
+    folder, _, record = saved
+    with h5py.File(folder / WEIGHTS_FILE, "a") as file:
+        file[KERNEL][...] = 0
+    with pytest.raises(RunError, match=r"that run\.json describes"):
+        load_weights(folder, other, resealed(folder, record))
+
+
+def link(file):
+    file[KERNEL] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def external(file):
+    place = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset(KERNEL, (3, 3, 3, 2), "float32", external=place)
+
+
+def bomb(file):
+    options = {"chunks": (1000, 1000), "compression": "gzip"}
+    file.create_dataset(KERNEL, (10**6, 10**5), "float32", **options)
+
+
+@pytest.mark.parametrize("change", [link, external, bomb, lambda file: None])
+def test_a_hostile_file_is_refused(saved, other, change):
+    folder, _, record = saved
+    with h5py.File(folder / WEIGHTS_FILE, "a") as file:
+        del file[KERNEL]
+        change(file)
+    with pytest.raises(RunError, match=r"expected the weights of resnet8_v1") as caught:
+        load_weights(folder, other, resealed(folder, record))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_hdf5_is_refused(saved, other):
+    (saved[0] / WEIGHTS_FILE).write_bytes(b"weights" * 1000)
+    with pytest.raises(RunError, match="expected the weights"):
+        load_weights(saved[0], other, resealed(saved[0], saved[2]))
+
+
+@pytest.mark.parametrize("mean", [np.zeros((8, 8, 3), np.float32), np.array([{}], object)])
+def test_another_mean_image_is_refused(saved, other, mean):
+    np.save(saved[0] / MEAN_FILE, mean)
+    with pytest.raises(RunError, match="expected the weights"):
+        load_weights(saved[0], other, resealed(saved[0], saved[2]))
+
+
+def test_a_file_far_too_large_is_refused_unread(saved, other):
+    os.truncate(saved[0] / WEIGHTS_FILE, 1 << 40)
+    with pytest.raises(RunError, match=r"expected 5,992 to 4,206,288 bytes for 1,498 par"):
+        load_weights(saved[0], other, saved[2])
+
+
+def test_missing_files_are_an_error(saved, other):
+    (saved[0] / MEAN_FILE).unlink()
+    with pytest.raises(RunError, match=r"pixel_mean\.npy: cannot be read"):
+        load_weights(saved[0], other, saved[2])
+    (saved[0] / WEIGHTS_FILE).unlink()
+    with pytest.raises(RunError, match=r"found none; run python main.py train"):
+        require_weights(saved[0], 1498)
+
+
+def test_a_full_disk_leaves_the_last_weights(saved, other):
+    folder, mean, _ = saved
+    before = (folder / WEIGHTS_FILE).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            save_weights(folder, other, mean)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (folder / WEIGHTS_FILE).read_bytes() == before
+
+
+def test_the_shipped_weights_load():
+    from main import SAVED_MODELS
+
+    record = read_record(SAVED_MODELS / "resnet20")
+    load_weights(SAVED_MODELS / "resnet20", resnet_v1(depth=20, width=16), record)
