@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test crash-test fuzz bench clean
+.PHONY: quickstart test determinism crash-test fuzz bench clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) code/main.py train --preset quickstart
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check code tests benchmarks
 	$(VENV)/bin/ruff format --check code tests benchmarks
 	$(RUN) -m pytest
+
+determinism: $(VENV)/.installed
+	$(RUN) tests/determinism.py
 
 crash-test: $(VENV)/.installed-dev
 	$(RUN) tests/crash.py --kills 50
@@ -30,8 +33,8 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "error: expected Python 3.10 to 3.13, found" \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: expected Python 3.11 to 3.13, found" \
 		"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
 		{ echo "error: expected Python's venv module, found none; install it, on Debian and" \

@@ -1,0 +1,105 @@
+"""machine/console.py: no reader, no terminal and no thread is a reason to lose work."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from machine import console
+
+
+@pytest.fixture
+def handlers():
+    """The handlers of all signals that are heard, put back in the end."""
+    before = {name: signal.getsignal(getattr(signal, name)) for name in console.HEARD}
+    # A shell's background job has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.parametrize("name", console.HEARD)
+def test_a_signal_is_remembered(handlers, capfd, name):
+    with console.Signals() as signals:
+        assert not signals.received()
+        signal.raise_signal(getattr(signal, name))
+        assert signals.received()
+    assert "once more to stop at once" in capfd.readouterr().err
+
+
+def test_a_second_hangup_does_not_end_the_process(handlers):
+    with console.Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.received()
+
+
+def test_an_ignored_hangup_stays_ignored(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with console.Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert not signals.received()
+
+
+def test_handlers_are_put_back(handlers):
+    before = signal.getsignal(signal.SIGTERM)
+    with console.Signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_another_thread_trains_without_handlers():
+    found = []
+
+    def work():
+        with console.Signals() as signals:
+            found.append(signals.received())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_printing_to_a_closed_pipe_is_silence(stream):
+    script = (
+        "import sys, time\n"
+        "from machine.console import lasting_streams\n"
+        "with lasting_streams():\n"
+        f"    for _ in range(50): print('a line', file=sys.{stream}); time.sleep(0.01)\n"
+        "    open(sys.argv[1], 'w').write('done')\n"
+    )
+    reading, writing = os.pipe()
+    done, told = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, f"/dev/fd/{told}"],
+        cwd=os.path.dirname(os.path.dirname(console.__file__)),
+        pass_fds=[told],
+        **{stream: writing},
+    )
+    os.close(writing)
+    os.close(told)
+    os.read(reading, 6)
+    os.close(reading)
+    assert process.wait(timeout=60) == 0
+    assert os.read(done, 4) == b"done"
+
+
+def test_a_terminal_without_unicode_gets_escapes():
+    script = (
+        "from machine.console import lasting_streams\n"
+        "with lasting_streams(): print('\\u2192 caf\\xe9')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=os.path.dirname(os.path.dirname(console.__file__)),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"\\u2192 caf\\xe9\n"
