@@ -48,20 +48,29 @@ TRAINING_KEYS = {
     "epochs": Key(200, "passes over the training images (report, 4.3)", 1, 100_000),
     "batch_size": Key(32, "images per step, over all devices (report, 4.3)", 2, 65_536),
     # Report, table 3: Adam is the best of adam, rmsprop and sgd, at the Keras example's rate.
-    "optimizer": Key("adam", "update rule (report, table 3)", choices=("adam", "rmsprop", "sgd")),
+    "optimizer": Key(
+        "adam",
+        "update rule (report, table 3); muon (KellerJordan/cifar10-airbench): orthogonalized "
+        "momentum for the convolutions, whose kernels keep the norm sqrt(c_out), sgd for the rest",
+        choices=("adam", "rmsprop", "sgd", "muon"),
+    ),
     "learning_rate": Key(
         1e-3, "highest rate, eta_max (Keras example: 1e-3 for adam); sgd wants about 0.1", 0, 100
     ),
-    "momentum": Key(0.0, "of sgd and rmsprop; 0.9 is usual for sgd (adam: no effect)", 0, 0.9999),
-    "nesterov": Key(False, "Nesterov's momentum, sgd only"),
+    "momentum": Key(
+        0.0, "of sgd, muon and rmsprop; 0.9 is usual for sgd (adam: no effect)", 0, 0.9999
+    ),
+    "nesterov": Key(False, "Nesterov's momentum, sgd only (muon always has it)"),
+    # A good rate of muon is about 0.05 where one of sgd is 0.2, at batch 128.
+    "sgd_ratio": Key(4.0, "muon only: rate of sgd for the rest, as a multiple of the rate", 0, 1e3),
     "schedule": Key(
         "cosine",
         "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 40, 60, 80, 90 % of the run "
-        "(Keras example); cosine (arXiv:1608.03983)",
-        choices=("constant", "steps", "cosine"),
+        "(Keras example); linear down to eta_min; cosine (arXiv:1608.03983)",
+        choices=("constant", "steps", "linear", "cosine"),
     ),
     "warmup_epochs": Key(0, "epochs of linear warm-up before the schedule (arXiv:1706.02677)", 0),
-    "eta_min": Key(0.0, "lowest rate of the cosine (arXiv:1608.03983, eq. 5)", 0, 100),
+    "eta_min": Key(0.0, "lowest rate of linear and cosine (arXiv:1608.03983, eq. 5)", 0, 100),
     "t_0": Key(0, "epochs of the first cosine; 0 is one cosine over the whole run", 0),
     "t_mult": Key(1, "each cosine after a restart is this many times as long", 1, 100),
     "l2": Key(1e-4, "weight of the squared convolution kernels in the loss (Keras example)", 0, 1),
@@ -70,12 +79,27 @@ TRAINING_KEYS = {
     "flip": Key(True, "mirror half of the images left to right"),
     "crop_pad": Key(4, "pixels of padding for the random crop; 0 for none", 0, 31),
     "crop_mode": Key("zero", "padding of the random crop", choices=("zero", "reflect")),
+    # The augmentations that the report's source tried beside flip and crop; 0 is off.
+    "shift": Key(0.0, "largest shift, share of the side, edge repeated (Keras example: 0.1)", 0, 1),
+    "rotation": Key(0.0, "largest rotation to either side, degrees, edge repeated", 0, 180),
+    "colour_jitter": Key(
+        0.0, "largest change of brightness (of 0..1), contrast and saturation (shares)", 0, 1
+    ),
+    "pca_jitter": Key(
+        0.0, "deviation of the share of each principal colour (AlexNet, 4.1: 0.1)", 0, 10
+    ),
+    "pixel_noise": Key(0.0, "deviation of Gaussian noise on values in 0..1", 0, 10),
+    "cutout": Key(0, "side of the square set to the mean, pixels (arXiv:1708.04552: 16)", 0, 64),
     # The report does not say its alpha. 0.2 was chosen on the validation split: see the README.
     "mixup_alpha": Key(
         0.2, "mixing weights are Beta(alpha, alpha); 0 for none (arXiv:1710.09412)", 0, 100
     ),
     "ema_decay": Key(
-        0.0, "test an average of the weights, moved by 1 - decay a step; 0 for none", 0, 0.999999
+        0.0,
+        "test an average of the weights, moved by 1 - decay a step; 0 for none; the decay of step "
+        "t is (1 + t) / (10 + t) at most (TensorFlow's ExponentialMovingAverage)",
+        0,
+        0.999999,
     ),
 }
 
