@@ -129,6 +129,11 @@ def test_metrics(dataset: str, y, probabilities) -> dict:
     }
 
 
+def measure(y, probabilities) -> dict:
+    """Return `test_metrics` without the name of a data set."""
+    return {k: v for k, v in test_metrics("", y, probabilities).items() if k != "dataset"}
+
+
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:
     """Return `metrics` (of `test_metrics`) as lines to print, the classes as an aligned table."""
     matrix = metrics["confusion_matrix"]
