@@ -19,7 +19,6 @@ from machine.files import file_sha256
 from sources import download
 from sources.arrays import to_nhwc
 
-
 _CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
