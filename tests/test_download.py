@@ -86,9 +86,7 @@ def test_a_mirror_ending_in_a_slash_is_a_folder(server, tmp_path):
     assert fetch(tmp_path, server.url.rpartition("/")[0] + "/").read_bytes() == CONTENT
 
 
-def test_without_a_terminal_one_line_has_the_minutes_and_a_way_around(
-    server, tmp_path, capsys
-):
+def test_without_a_terminal_one_line_has_the_minutes_and_a_way_around(server, tmp_path, capsys):
     part_of(tmp_path).write_bytes(CONTENT[:1000])
     download.fetch(tmp_path, NAME, len(CONTENT), SHA256, server.url)
     (line,) = capsys.readouterr().err.splitlines()
