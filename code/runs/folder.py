@@ -219,7 +219,11 @@ class Run:
             ) from error
         self._release_lock()
         self._take_lock()
-        print(f"the run that was in {self.folder} is now in {aside} ({why})", flush=True)
+        print(
+            f"the run that was in {self.folder} is now in {aside} ({why}); this one begins anew, "
+            f"and would begin from those weights with --init-from {aside}",
+            flush=True,
+        )
 
 
 def _epochs(record: dict) -> int:
