@@ -66,16 +66,19 @@ def load_data(
     return DataSet(*train_valid_split(x, y, -(-len(y) // TEST_SHARE), seed), class_names)
 
 
-def split_indices(y: np.ndarray, valid_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def train_valid_split(
+    x: np.ndarray, y: np.ndarray, valid_size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw a stratified validation part: every class has its proportional share (±1 image).
 
     Args:
-        y: labels, integers [N].
+        x: images ``[N, ...]``.
+        y: labels, integers ``[N]``.
         valid_size: number of validation images, 0..N-1.
         seed: seed of the draw, a non-negative integer.
 
     Returns:
-        ``(train_indices, valid_indices)``: int64, ascending, disjoint, N together.
+        ``(x_train, y_train, x_valid, y_valid)``: copies; each part keeps the original order.
 
     Raises:
         UserError: valid_size is out of range.
@@ -87,25 +90,10 @@ def split_indices(y: np.ndarray, valid_size: int, seed: int) -> tuple[np.ndarray
     largest = np.argsort(-remainders, kind="stable")[: valid_size - shares.sum()]
     shares[largest] += 1
     generator = np.random.Generator(np.random.PCG64(seed))
-    in_valid = np.zeros(len(y), bool)
+    valid = np.zeros(len(y), bool)
     for label, share in zip(classes, shares, strict=True):
-        in_valid[generator.permutation(np.flatnonzero(y == label))[:share]] = True
-    return np.flatnonzero(~in_valid), np.flatnonzero(in_valid)
-
-
-def train_valid_split(
-    x: np.ndarray, y: np.ndarray, valid_size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Split images and labels by ``split_indices``; each part keeps the original order.
-
-    Returns:
-        ``(x_train, y_train, x_valid, y_valid)``: copies, of the types given.
-
-    Raises:
-        UserError: valid_size is out of range.
-    """
-    train, valid = split_indices(y, valid_size, seed)
-    return x[train], y[train], x[valid], y[valid]
+        valid[generator.permutation(np.flatnonzero(y == label))[:share]] = True
+    return x[~valid], y[~valid], x[valid], y[valid]
 
 
 def digest(*values: np.ndarray) -> str:

@@ -111,10 +111,8 @@ def to_nhwc(images: np.ndarray, layout: str) -> np.ndarray:
 
 def _open(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.memmap):
-            array.close()
-            raise ValueError("a .npz archive")
+        # What np.load(path, mmap_mode="r", allow_pickle=False) does with a .npy file, and no other.
+        array = np.lib.format.open_memmap(path, mode="r")
         expected, found = array.offset + array.nbytes, path.stat().st_size
         if found != expected:
             raise ValueError(f"{found:,} bytes where its header says {expected:,}")

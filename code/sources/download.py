@@ -69,11 +69,21 @@ def fetch(
                 print(f"Waiting for another process that downloads {target}", file=sys.stderr)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
-                print(f"Downloading {url} to {target}.", file=sys.stderr, flush=True)
-                if not mirror:
-                    _say_how_long(part, size)
+                minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
+                print(
+                    f"Downloading {url} to {target}. The official server sends about 50 kB/s, "
+                    f"{minutes:.0f} minutes for this; a download that breaks can go on. Faster: "
+                    f"--mirror, or bring {name} from elsewhere into {folder}.",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 _transfer_all(url, part, size, timeout)
-                _check(part, url, sha256)
+                if (found := file_sha256(part)) != sha256:
+                    part.unlink()
+                    raise DownloadError(
+                        f"{url}: expected SHA-256 {sha256}, found {found}; the download was "
+                        "removed: run again, or use another --mirror"
+                    )
                 with part.open("rb+") as file:
                     os.fsync(file.fileno())
                 os.replace(part, target)
@@ -83,26 +93,6 @@ def fetch(
                     "damaged: delete it"
                 )
     return target
-
-
-def _say_how_long(part: Path, size: int) -> None:
-    minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
-    print(
-        f"The official server sends about {OFFICIAL_RATE // 1000} kB/s, so this takes about "
-        f"{minutes:.0f} minutes; an interrupted download goes on where it stopped. To spare that, "
-        f"name a --mirror, or put {part.stem} from elsewhere into {part.parent}.",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _check(part: Path, url: str, sha256: str) -> None:
-    if (found := file_sha256(part)) != sha256:
-        part.unlink()
-        raise DownloadError(
-            f"{url}: expected SHA-256 {sha256}, found {found}; the download was removed: run "
-            "again, or use another --mirror"
-        )
 
 
 def _transfer_all(url: str, part: Path, size: int, timeout: float) -> None:

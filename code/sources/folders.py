@@ -29,45 +29,37 @@ def read(data_dir: Path) -> tuple[Part, Part | None, tuple[str, ...], list[str]]
             than in train, an empty class, or a file that is no sound picture.
     """
     divided = all(os.path.isdir(data_dir / part) for part in ("train", "test"))
-    parts = [data_dir / "train", data_dir / "test"] if divided else [data_dir]
-    class_names = [_class_names(part) for part in parts]
-    if class_names[0] != class_names[-1]:
-        odd = sorted(set(class_names[0]) ^ set(class_names[1]))[0]
+    folders = [data_dir / "train", data_dir / "test"] if divided else [data_dir]
+    class_names, *others = map(_class_names, folders)
+    if odd := set(class_names).symmetric_difference(*others or [class_names]):
         raise DataError(
-            f"{data_dir}: expected the same classes in train and test, found {odd} in one of them; "
-            "add it to the other"
+            f"{data_dir}: expected the same classes in train and test, found {min(odd)} in one of "
+            "them; add it to the other"
         )
-    read_parts, notes = [], []
-    for part in parts:
-        files = [list_pictures(part / name) for name in class_names[0]]
+    parts, notes = [], []
+    for folder in folders:
+        files = [list_pictures(folder / name) for name in class_names]
         x, _, said = read_pictures([path for paths in files for path in paths])
         y = np.repeat(np.arange(len(files), dtype=np.int32), [len(paths) for paths in files])
-        read_parts.append((x, y))
-        notes += [f"{part.name}: {note}" for note in said]
-    return read_parts[0], read_parts[1] if divided else None, tuple(class_names[0]), notes
+        parts.append((x, y))
+        notes += [f"{folder.name}: {note}" for note in said]
+    return parts[0], parts[1] if divided else None, tuple(class_names), notes
 
 
 def _class_names(folder: Path) -> list[str]:
+    """Give the names of the folders in a folder, in alphabetical order."""
+    remedy = "name a folder with one folder of pictures for each class with --data-dir"
     try:
-        entries = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise DataError(
-            f"{folder}: expected a folder for each class, found {error.strerror}; name it with "
-            "--data-dir"
-        ) from error
-    files = [name for name in entries if not os.path.isdir(folder / name)]
-    if files or len(entries) < 2:
-        found = f"the file {files[0]}" if files else f"{len(entries)}"
-        raise DataError(
-            f"{folder}: expected a folder for each of two or more classes, found {found}; "
-            "see --data-dir"
+        raise DataError(f"{folder}: cannot be read: {error.strerror}; {remedy}") from error
+    files = [name for name in names if not os.path.isdir(folder / name)]
+    same = [a for i, a in enumerate(names) for b in names[:i] if a.casefold() == b.casefold()]
+    if files or same or len(names) < 2:
+        found = (
+            (files and f"the file {files[0]}")
+            or (same and f"{same[0]} twice, but for upper and lower case")
+            or f"{len(names)} of them"
         )
-    seen: dict[str, str] = {}
-    for name in entries:
-        if other := seen.get(name.casefold()):
-            raise DataError(
-                f"{folder}: expected class names that differ in more than case, found {other} and "
-                f"{name}; rename one"
-            )
-        seen[name.casefold()] = name
-    return entries
+        raise DataError(f"{folder}: expected two or more class folders, found {found}; {remedy}")
+    return names

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from machine.errors import DataError
 from sources.arrays import SIDE
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG")
 _NAMED = 10  # damaged pictures
 _CONVERTED = {
     **dict.fromkeys(("1", "L", "LA", "I;16"), "grey"),
@@ -35,10 +33,15 @@ def list_pictures(folder: Path) -> list[Path]:
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{folder}: cannot be read: {error.strerror}; name another") from error
     if not paths:
-        raise DataError(f"{folder}: expected PNG or JPEG pictures, found an empty folder")
-    return sorted(paths, key=lambda path: _natural(path.name))
+        raise DataError(f"{folder}: expected PNG or JPEG pictures, found an empty folder; add some")
+
+    def natural(path: Path) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", path.name)  # those with odd numbers are the digits
+        return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], path.name
+
+    return sorted(paths, key=natural)
 
 
 def read_pictures(
@@ -70,15 +73,10 @@ def read_pictures(
             picture, what = _read(path)
         except Exception as error:  # Pillow's decoders raise many kinds
             if not skip_damaged:
-                unknown = isinstance(error, UnidentifiedImageError)
-                found = (
-                    "another kind or a damaged header"
-                    if unknown
-                    else " ".join(str(error).split())[:200]
-                )
                 raise DataError(
-                    f"{path}: expected a sound PNG or JPEG picture, found {found}; replace it or "
-                    "take it out (predict can do without it: --skip-damaged)"
+                    f"{path}: expected a sound PNG or JPEG picture, found: "
+                    f"{' '.join(str(error).split())[:200]}; replace it or take it out (predict can "
+                    "do without it: --skip-damaged)"
                 ) from error
             damaged.append(path.name)
             continue
@@ -87,38 +85,29 @@ def read_pictures(
         changes.update(what)
     if not pictures:
         raise DataError(f"{paths[0]}: expected a sound PNG or JPEG picture, found none; add some")
-    notes = [_sentence(count, len(paths), what) for what, count in changes.items()]
     if damaged:
         more = f" and {len(damaged) - _NAMED:,} more" * (len(damaged) > _NAMED)
-        listed = f"left out as damaged: {', '.join(damaged[:_NAMED])}{more}"
-        notes.append(_sentence(len(damaged), len(paths), listed))
+        changes[f"left out as damaged: {', '.join(damaged[:_NAMED])}{more}"] = len(damaged)
+    total = f"{len(paths):,} picture{'s' * (len(paths) > 1)}"
+    notes = [
+        f"{n:,} of {total} {'was' if n == 1 else 'were'} {what}." for what, n in changes.items()
+    ]
     return np.stack(pictures), names, notes
-
-
-def _sentence(count: int, total: int, what: str) -> str:
-    pictures = "picture" if total == 1 else "pictures"
-    return f"{count:,} of {total:,} {pictures} {'was' if count == 1 else 'were'} {what}."
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    # The parts with odd numbers are the digits.
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 def _read(path: Path) -> tuple[np.ndarray, list[str]]:
     """Give one picture, and what was changed in it."""
-    if path.suffix.lower() not in SUFFIXES or not os.path.isfile(path):
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or not os.path.isfile(path):
         raise ValueError("something else")
-    changes = []
+    changes, formats = [], ("PNG", "JPEG")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=formats) as picture:
             if not picture.tile:
                 raise ValueError("no pixels in it")
             picture.verify()  # compares the checksums of a PNG, and uses the file up
-        with Image.open(path, formats=FORMATS) as original:
+        with Image.open(path, formats=formats) as original:
             picture = ImageOps.exif_transpose(original)
             if original.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
                 changes.append("turned upright by their EXIF orientation")
