@@ -254,7 +254,7 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         default = key.default
         if isinstance(default, bool):
             default = "on" if default else "off"
-        assert re.search(rf"{flag} (?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
+        assert re.search(rf"{flag}\b(?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
 
 
 @pytest.mark.parametrize(
