@@ -59,6 +59,7 @@ def test_batches_are_found_in_any_folder(tmp_path, folder):
 def test_the_archive_is_found_under_any_name(tmp_path, name):
     write(tmp_path / "data", {name: ARCHIVE})
     assert_is_the_small_set(cifar.load(tmp_path / "data", SOURCE))
+    assert_is_the_small_set(cifar.load(tmp_path / "data" / name, SOURCE))
 
 
 def test_a_plain_tar_is_read(tmp_path):
@@ -190,10 +191,20 @@ def test_links_out_of_an_archive_and_pipes_are_not_followed(tmp_path):
         cifar.load(tmp_path, SOURCE)
 
 
-def test_a_cut_tar_is_named(tmp_path):
-    write(tmp_path, {"x.tar": archive(mode="w:")[:700]})
-    with pytest.raises(DataError, match=r"x\.tar: expected a sound archive"):
+def test_a_cut_tar_gives_what_is_sound_in_it(tmp_path):
+    whole = archive(mode="w:")
+    write(tmp_path, {"x.tar": whole[: whole.index(b"test_batch") + 700]})
+    write(tmp_path, {"test_batch": FILES["test_batch"]})
+    assert_is_the_small_set(cifar.load(tmp_path, SOURCE))
+    (tmp_path / "x.tar").write_bytes(whole[:700])
+    with pytest.raises(DataError, match="data_batch_"):
         cifar.load(tmp_path, SOURCE)
+
+
+def test_damage_in_the_cache_of_keras_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "fetch", fetch_the_archive)
+    write(tmp_path / "keras" / "datasets", FILES | {"test_batch": b"damaged"})
+    assert_is_the_small_set(cifar.load(tmp_path / "data", SOURCE, "http://mirror/"))
 
 
 def test_the_official_batches_are_right():
