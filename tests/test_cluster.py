@@ -134,8 +134,8 @@ def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, alo
 def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(job, tmp_path):
     folders = [tmp_path / "run", tmp_path / "other"]
     chief, other = start_workers(folders, ends=("", "SIGTERM 5"))
-    for _, err in (finish(chief, 75), finish(other, 75)):  # when they next read their results
-        assert "stopped and saved after step 18; the same command goes on from there" in err
+    for _, err in (finish(chief, 75), finish(other, 75)):  # at the end of that call
+        assert "stopped and saved after step 10; the same command goes on from there" in err
 
     chief, other = start_workers(folders, ends=("", "SIGKILL 7"))
     finish(other, -signal.SIGKILL)
