@@ -37,21 +37,24 @@ PAGE = Template("""<!doctype html>
   :root { --ground: #14171b; --ink: #e6e9ec; --soft: #9aa4ae; --line: #363c44; --mark: #56b4e9; }
 }
 body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--ground);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
 p, figcaption { color: var(--soft); }
 pre { white-space: pre-wrap; border: 1px solid var(--line); border-radius: 4px; padding: .6rem; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; }
-figure { margin: 1rem 0; break-inside: avoid; }
+figure { margin: 1rem 0; overflow-x: auto; break-inside: avoid; }
 img { max-width: 100%; height: auto; border-radius: 4px; }
 svg { width: 100%; max-width: 24rem; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; font-weight: normal; }
+  vertical-align: top; font-weight: normal; overflow-wrap: anywhere; }
+th, .numbers td { overflow-wrap: normal; }
 thead th { color: var(--soft); }
 .numbers td { text-align: right; }
 .numbers thead th + th { text-align: right; }
+@media screen and (max-width: 40rem) {
+  img { max-width: none; width: 40rem; } .numbers { font-size: .85rem; } }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } }
 </style>
 </head>
@@ -233,6 +236,8 @@ def _words(value) -> str:
         return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
     if isinstance(value, list):
         return "; ".join(map(_words, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "-" if value is None else str(value)
 
 
