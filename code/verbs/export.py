@@ -112,7 +112,9 @@ def stock_network(model):
     # Not a Normalization layer: tf2onnx makes inputs of its constants.
     x = keras.layers.Rescaling(1 / 255, offset=-model.mean)(images)
     probabilities = keras.layers.Softmax(name="probabilities")(logits(x))
-    return keras.Model(images, probabilities, name=folded.name)
+    network = keras.Model(images, probabilities, name=folded.name)
+    network(model.mean[None])  # Keras exports only what was called
+    return network
 
 
 def _require_target(output: Path, kind: _Format) -> None:
@@ -161,7 +163,8 @@ def _read_keras(path, images):
 def _read_savedmodel(path, images):
     import tensorflow as tf
 
-    return tf.saved_model.load(str(path)).serve(images).numpy()
+    loaded = tf.saved_model.load(str(path))  # its variables live as long as it
+    return loaded.serve(images).numpy()
 
 
 def _read_onnx(path, images):
