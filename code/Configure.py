@@ -58,33 +58,46 @@ TRAINING_KEYS = {
     "epochs": Key(200, "passes over the training images (report, 4.3)", 1, 100_000),
     "batch_size": Key(32, "images per step, over all devices (report, 4.3)", 2, 65_536),
     # Report, table 3: Adam is the best of adam, rmsprop and sgd, at the Keras example's rate.
-    "optimizer": Key("adam", "update rule (report, table 3)", choices=("adam", "rmsprop", "sgd")),
+    "optimizer": Key(
+        "adam",
+        "update rule (report, table 3); muon (KellerJordan/cifar10-airbench): orthogonalized "
+        "momentum for the convolutions, whose kernels keep the norm sqrt(c_out), sgd for the rest",
+        choices=("adam", "rmsprop", "sgd", "muon"),
+    ),
     "learning_rate": Key(
         1e-3, "highest rate, eta_max (Keras example: 1e-3 for adam); sgd wants about 0.1", 0, 100
     ),
     "momentum": Key(
         0.0,
-        "momentum of sgd (usually 0.9) and of rmsprop",
+        "momentum of sgd and muon (usually 0.9) and of rmsprop",
         0,
         0.9999,
-        needs={"optimizer": ("sgd", "rmsprop")},
+        needs={"optimizer": ("sgd", "rmsprop", "muon")},
     ),
     "nesterov": Key(
         False, "Nesterov's momentum of sgd", needs={"optimizer": ("sgd",), "momentum": ()}
     ),
+    # A good rate of muon is about 0.05 where one of sgd is 0.2, at batch 128.
+    "sgd_ratio": Key(
+        4.0,
+        "rate of what muon leaves to sgd (all but the convolutions), as a multiple of the rate",
+        0,
+        1e3,
+        needs={"optimizer": ("muon",)},
+    ),
     "schedule": Key(
         "cosine",
         "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 40, 60, 80, 90 % of the run "
-        "(Keras example); cosine (arXiv:1608.03983)",
-        choices=("constant", "steps", "cosine"),
+        "(Keras example); linear down to eta_min; cosine (arXiv:1608.03983)",
+        choices=("constant", "steps", "linear", "cosine"),
     ),
     "warmup_epochs": Key(0, "epochs of linear warm-up before the schedule (arXiv:1706.02677)", 0),
     "eta_min": Key(
         0.0,
-        "lowest rate of the cosine (arXiv:1608.03983, eq. 5)",
+        "lowest rate of linear and cosine (arXiv:1608.03983, eq. 5)",
         0,
         100,
-        needs={"schedule": ("cosine",)},
+        needs={"schedule": ("linear", "cosine")},
     ),
     "t_0": Key(
         0,
@@ -114,6 +127,17 @@ TRAINING_KEYS = {
     "crop_mode": Key(
         "zero", "padding of the random crop", choices=("zero", "reflect"), needs={"crop_pad": ()}
     ),
+    # The augmentations that the report's source tried beside flip and crop; 0 is off.
+    "shift": Key(0.0, "largest shift, share of the side, edge repeated (Keras example: 0.1)", 0, 1),
+    "rotation": Key(0.0, "largest rotation to either side, degrees, edge repeated", 0, 180),
+    "colour_jitter": Key(
+        0.0, "largest change of brightness (of 0..1), contrast and saturation (shares)", 0, 1
+    ),
+    "pca_jitter": Key(
+        0.0, "deviation of the share of each principal colour (AlexNet, 4.1: 0.1)", 0, 10
+    ),
+    "pixel_noise": Key(0.0, "deviation of Gaussian noise on values in 0..1", 0, 10),
+    "cutout": Key(0, "side of the square set to the mean, pixels (arXiv:1708.04552: 16)", 0, 64),
     # The report does not say its alpha. 0.2 was chosen on the validation split: docs/recipe.md.
     "mixup_alpha": Key(
         0.2, "mixing weights are Beta(alpha, alpha); 0 for none (arXiv:1710.09412)", 0, 100
@@ -153,7 +177,10 @@ TUNED = {
 KEY_GROUPS = {
     "network": tuple(MODEL_KEYS),
     "data": ("dataset", "valid_size"),
-    "augmentation": ("flip", "crop_pad", "crop_mode", "mixup_alpha"),
+    "augmentation": (
+        *("flip", "crop_pad", "crop_mode", "shift", "rotation", "colour_jitter", "pca_jitter"),
+        *("pixel_noise", "cutout", "mixup_alpha"),
+    ),
 }
 """The keys of each group of flags; a key of no other group is one of training."""
 

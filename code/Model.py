@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -12,13 +13,23 @@ import tensorflow as tf
 
 import ImageUtils
 from machine import processor
-from machine.cluster import describe, devices_of, is_chief
-from Network import folded_weights, resnet_v1, updated_variables
+from machine.cluster import any_process, devices_of, is_chief
+from machine.errors import DivergedError
+from Network import count_parameters, folded_weights, resnet_v1
+from runs.metrics import measure
+from runs.record import read_record
+from runs.weights import load_weights, require_weights
 from training.loop import Progress, Training
-from training.optimizers import make_optimizer
 from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
 INFERENCE_BATCH = 1000
+
+
+class Evaluation(NamedTuple):
+    """What ``Model.evaluate`` finds."""
+
+    metrics: dict  # of runs.metrics.measure
+    probabilities: np.ndarray  # float32 [N, K]
 
 
 class _Inference(NamedTuple):
@@ -36,12 +47,14 @@ class Model:
         model_configs: the complete dictionary of Configure.py.
         input_shape: height, width, channels.
         num_classes: >= 2.
-        strategy: of ``Distribution.make_strategy``, for training; the default one for None.
+        strategy: of ``machine.cluster.make_strategy``, for training; the default one for None.
+        inference_precision: of ``evaluate`` and ``predict_prob``. In float32, whatever the
+            training used, every machine gives the same classes but for rare ties.
 
     Attributes:
         network: ``keras.Model`` from normalized images to logits.
         mean: float32 ``[H, W, C]``, mean of the training images.
-        precision: "float32" or "bfloat16"; ``precision_reason`` says why.
+        precision: "float32" or "bfloat16", of the training; ``precision_reason`` says why.
 
     Raises:
         ValueError: an architecture that cannot be built.
@@ -53,17 +66,46 @@ class Model:
         input_shape: tuple[int, int, int] = (32, 32, 3),
         num_classes: int = 10,
         strategy: tf.distribute.Strategy | None = None,
+        inference_precision: str = "float32",
     ):
         self.configs = dict(model_configs)
         self.precision, self.precision_reason = processor.choose_precision(
             self.configs["precision"]
         )
+        self._inference_precision, _ = processor.choose_precision(inference_precision)
         self._input_shape, self._num_classes = input_shape, num_classes
         self._strategy = strategy or tf.distribute.get_strategy()
         with self._strategy.scope():
             self.network = self._build()
         self.mean = np.zeros(input_shape, np.float32)
         self._inference = [self._make_inference(device) for device in devices_of(self._strategy)]
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        inference_precision: str = "float32",
+        test_time_flip: bool | None = None,
+    ) -> Model:
+        """Load the model of a finished run.
+
+        Args:
+            folder: of the run.
+            inference_precision: "float32" or "bfloat16".
+            test_time_flip: average over the mirror image; None for what the run was configured with.
+
+        Raises:
+            RunError: the run is missing, damaged, or not finished.
+        """
+        record = read_record(folder)
+        configs, classes = record["model_configs"], len(record["class_names"])
+        if test_time_flip is not None:
+            configs = {**configs, "test_time_flip": test_time_flip}
+        # A record that asks for a network of another size is refused before that is built.
+        require_weights(folder, count_parameters(configs["depth"], configs["width"], classes))
+        model = cls(configs, num_classes=classes, inference_precision=inference_precision)
+        model.mean = load_weights(folder, model.network, record)
+        return model
 
     def train(
         self,
@@ -72,7 +114,10 @@ class Model:
         training_configs: dict,
         x_valid: np.ndarray | None = None,
         y_valid: np.ndarray | None = None,
-        **loop,
+        run=None,
+        save_seconds: float = 600.0,
+        stop: Callable[[int], bool] = lambda step: False,
+        on_epoch: Callable[[dict, list[dict], int, float], None] = lambda *_: None,
     ) -> Progress:
         """Train from the current weights, or from the state of ``run``.
 
@@ -83,34 +128,36 @@ class Model:
             training_configs: the complete dictionary of Configure.py.
             x_valid: uint8 ``[M, H, W, C]``; None or empty for no validation.
             y_valid: int32 ``[M]``.
-            **loop: ``run``, ``save_seconds``, ``stop``, ``on_epoch`` of ``Training``.
+            run: a ``SharedRun`` to save to and go on from, or None.
+            save_seconds: between saves within an epoch; there is one at the end of each anyway.
+            stop: called every few steps with the number of steps of the whole run so far; True in
+                any worker saves and ends the training, with all workers at one step.
+            on_epoch: called after each epoch, once its state is saved, with the epoch's row of the
+                history, the whole history, the number of epochs, and the seconds left.
 
         Returns:
             The progress at the end; its ``history`` has a row an epoch, with the keys of
-            ``Report.HISTORY_COLUMNS``.
+            ``runs.metrics.HISTORY_COLUMNS``.
 
         Raises:
             ValueError: arrays that fit neither the network nor each other.
-            DivergedError, InterruptedRunError: see ``Training.run``.
+            DivergedError: a loss or weight that is not finite; the last state is kept.
+            InterruptedRunError: ``stop`` said so; the state is saved.
         """
         self.check_training_data(x_train, y_train, training_configs)
-        self.mean = ImageUtils.pixel_mean(x_train)
+        self.mean, seed = ImageUtils.pixel_mean(x_train), self.configs["seed"]
         trained, average = self.network, None
-        updated = [variable.value for variable in updated_variables(trained)]
-        with self._strategy.scope():
-            optimizer = make_optimizer(updated, training_configs)
-            if training_configs["ema_decay"]:
+        if training_configs["ema_decay"]:
+            with self._strategy.scope():
                 average = self._build()
                 average.set_weights(trained.get_weights())
         step = TrainStep(
             trained,
-            updated,
-            optimizer,
             average,
             x_train,
             y_train,
             self.mean,
-            self.configs["seed"],
+            seed,
             training_configs,
             self._strategy,
             xla=processor.has_gpu(),
@@ -120,19 +167,20 @@ class Model:
         def validate():
             if x_valid is None or len(x_valid) == 0:
                 return None, None
-            metrics = self.evaluate(x_valid, y_valid)
+            metrics = self.evaluate(x_valid, y_valid).metrics
             return metrics["loss"], metrics["accuracy"]
 
         return Training(
             step,
-            _by_name(network=trained.weights, optimizer=optimizer.variables, average=average),
             len(x_train),
-            self.configs["seed"],
+            seed,
             training_configs,
             validate,
-            alone=describe(self._strategy)["workers"] == 1,
+            run,
+            save_seconds,
+            lambda number: any_process(self._strategy, stop(number)),
+            on_epoch,
             bar=is_chief(self._strategy),
-            **loop,
         ).run()
 
     def check_training_data(
@@ -161,42 +209,41 @@ class Model:
         Returns:
             float32 ``[count, H, W, C]``, about 0..1, and their labels, float32 ``[count, K]``.
         """
-        batch_size, seed = training_configs["batch_size"], self.configs["seed"]
-        part = ImageUtils.batch_part(0, min(count, batch_size), batch_size, training_configs)
-        indices = epoch_order(seed, 0, len(x_train))[part.positions.numpy()]
+        batch_size, seed = training_configs["batch_size"], step_seed(self.configs["seed"], 0)
+        chosen = epoch_order(self.configs["seed"], 0, len(x_train))[:batch_size]
         mean = ImageUtils.pixel_mean(x_train)
         images, labels = training_batch(
-            tf.constant(x_train[indices]),
-            tf.constant(y_train[indices]),
+            tf.constant(x_train[chosen]),
+            tf.constant(y_train[chosen]),
             tf.constant(mean),
-            step_seed(seed, 0),
-            part,
+            ImageUtils.draw(seed, batch_size, self._input_shape, training_configs),
             training_configs,
             self._num_classes,
         )
-        return images.numpy() + mean, labels.numpy()
+        return images[:count].numpy() + mean, labels[:count].numpy()
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        """Loss and accuracy on images with labels.
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
+        """Measure the network on images with labels.
 
         Args:
-            x: uint8 ``[N, H, W, C]``.
+            x: uint8 ``[N, H, W, C]``, N >= 1.
             y: int32 ``[N]``.
 
         Returns:
-            ``loss``, the mean of -log p of the true class, and ``accuracy`` in 0..1.
+            The metrics of ``runs.metrics.measure``, and the probabilities that they are of.
 
         Raises:
             ValueError: arrays that fit neither the network nor each other.
+            DivergedError: probabilities that are not finite.
         """
         self._check(x, y)
         probabilities = self.predict_prob(x)
-        # A probability below float32's range is 0; its loss is that of the smallest number.
-        true = np.maximum(probabilities[np.arange(len(y)), y], np.finfo(np.float32).tiny)
-        return {
-            "loss": float(-np.log(true.astype(np.float64)).mean()),
-            "accuracy": float((probabilities.argmax(axis=1) == y).mean()),
-        }
+        if not np.isfinite(probabilities).all():
+            raise DivergedError(
+                "expected finite probabilities, found some that are NaN: the network's weights "
+                "have become too large; train again with a lower --learning-rate"
+            )
+        return Evaluation(measure(y, probabilities), probabilities)
 
     def predict_prob(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class.
@@ -230,7 +277,7 @@ class Model:
 
     def _make_inference(self, device: str) -> _Inference:
         with tf.device(device):
-            network = self._build(folded=True)
+            network = self._build(self._inference_precision, folded=True)
         probabilities = tf.function(
             lambda images, mean: self._infer(network, images, mean),
             autograph=False,
@@ -241,14 +288,14 @@ class Model:
         )
         return _Inference(device, network, probabilities)
 
-    def _build(self, folded: bool = False) -> keras.Model:
+    def _build(self, precision: str | None = None, folded: bool = False) -> keras.Model:
         return resnet_v1(
             self._input_shape,
             self.configs["depth"],
             self._num_classes,
             self.configs["width"],
             (self.configs["dropout_stack2"], self.configs["dropout_stack3"]),
-            self.precision,
+            precision or self.precision,
             self.configs["seed"],
             folded,
         )
@@ -276,17 +323,3 @@ class Model:
             raise ValueError(
                 f"labels: expected 0..{self._num_classes - 1}, found {y.min()}..{y.max()}"
             )
-
-
-def _by_name(network, optimizer, average) -> dict[str, tf.Variable]:
-    """All variables that training changes, by group and number."""
-    groups = {
-        "network": [variable.value for variable in network],
-        "optimizer": optimizer,
-        "average": [variable.value for variable in average.weights] if average else [],
-    }
-    return {
-        f"{group}/{number}": variable
-        for group, variables in groups.items()
-        for number, variable in enumerate(variables)
-    }

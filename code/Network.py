@@ -25,7 +25,8 @@ def resnet_v1(
 
     Parameters, their order and their initial distribution are those of the Keras example
     (keras-team/keras, examples/cifar10_resnet.py at v2.3.0): 274,442 for depth 20. The block is
-    that of figure 4(a) of arXiv:1603.05027. L2 is not part of the network: see ``l2_kernels``.
+    that of figure 4(a) of arXiv:1603.05027. L2 is not part of the network: see
+    ``training.layers.l2_kernels``.
 
     Args:
         input_shape: height, width, channels; height and width multiples of 4.
@@ -93,21 +94,6 @@ def count_parameters(depth: int, width: int, num_classes: int, channels: int = 3
             total += 8 * filters + (convolution(1, before, filters) if before != filters else 0)
             before = filters
     return total + (before + 1) * num_classes
-
-
-def l2_kernels(network: keras.Model) -> list[keras.Variable]:
-    """The kernels that the Keras example regularizes: of every convolution, not the dense layer."""
-    return [layer.kernel for layer in network.layers if isinstance(layer, Conv2D)]
-
-
-def updated_variables(network: keras.Model) -> list[keras.Variable]:
-    """The variables that training changes by gradients: all but the biases before batch norms."""
-    cancelled = {
-        id(layer.bias)
-        for layer in network.layers
-        if isinstance(layer, Conv2D) and not layer.bias_gradient
-    }
-    return [v for v in network.trainable_variables if id(v) not in cancelled]
 
 
 def folded_weights(network: keras.Model, folded: keras.Model) -> list[np.ndarray]:

@@ -1,6 +1,9 @@
 """ImageUtils.py: each image as it should come out, whoever computes it and wherever."""
 
+import os
+import pickle
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,24 +11,40 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.lib.stride_tricks import sliding_window_view
 
-import ImageUtils
+from Configure import training_configs
 from ImageUtils import (
-    BatchPart,
+    PCA_CIFAR10,
+    STREAMS,
     augment,
-    batch_part,
+    colour_jitter,
+    cutout,
+    draw,
     mixup,
     normalize,
+    pca_jitter,
     pixel_mean,
     random_crop,
     random_flip,
+    random_rotation,
+    random_shift,
     stream_seed,
 )
 
 SEED = tf.constant([3, 14], tf.int64)
-ALL = {"flip": True, "crop_pad": 2, "crop_mode": "zero", "mixup_alpha": 0.4}
-NONE = {"flip": False, "crop_pad": 0, "crop_mode": "zero", "mixup_alpha": 0.0}
+ON = {
+    "flip": True,
+    "crop_pad": 2,
+    "shift": 0.2,
+    "rotation": 30.0,
+    "colour_jitter": 0.3,
+    "pca_jitter": 0.1,
+    "pixel_noise": 0.1,
+    "cutout": 3,
+    "mixup_alpha": 0.4,
+}
+NONE = {**training_configs, **{name: type(value)() for name, value in ON.items()}}
+ALL = {**NONE, **ON}
 few = settings(max_examples=20, deadline=None)
 
 
@@ -42,36 +61,16 @@ def one_hot(count, classes=10):
 
 def image(*rows):
     """``[1, H, W, 1]`` from rows of numbers."""
-    return np.array(rows, np.float32)[None, :, :, None]
+    return tf.constant(rows, tf.float32)[None, :, :, None]
 
 
-@pytest.fixture(params=["eager", "graph"])
-def call(request):
-    """Return a function that calls a function, directly or compiled."""
-
-    def compute(function, *args, **kwargs):
-        if request.param == "graph":
-            result = tf.function(lambda: function(*args, **kwargs))()
-        else:
-            result = function(*args, **kwargs)
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), result)
-
-    return compute
+def plane(images):
+    """Rows of numbers of the first image's first channel."""
+    return np.asarray(images)[0, :, :, 0]
 
 
-@pytest.fixture
-def draw(monkeypatch):
-    """Return a function that sets the numbers in [0, 1) which the named streams give."""
-
-    def fix(**streams):
-        numbers = {getattr(ImageUtils, name): values for name, values in streams.items()}
-        monkeypatch.setattr(
-            ImageUtils,
-            "_uniform",
-            lambda seed, stream, images, part: tf.constant(numbers[stream], tf.float32),
-        )
-
-    return fix
+def drawn(count, seed=SEED, shape=(8, 8, 3), **configs):
+    return draw(seed, count, shape, {**NONE, **configs})
 
 
 # Mean and normalization
@@ -96,10 +95,10 @@ def test_pixel_mean_of_many_bright_images_does_not_overflow():
     assert (pixel_mean(np.full((70_000, 1, 1, 1), 255, np.uint8)) == 1).all()
 
 
-def test_normalize_scales_to_one_and_subtracts_the_mean(call):
+def test_normalize_scales_to_one_and_subtracts_the_mean():
     images = tf.constant([[[[0], [51]], [[102], [255]]]], tf.uint8)
     mean = tf.constant([[[0.0], [0.2]], [[0.5], [0.25]]])
-    found = call(normalize, images, mean)
+    found = normalize(images, mean).numpy()
     assert found.dtype == np.float32 and found.shape == (1, 2, 2, 1)
     np.testing.assert_allclose(found[0, :, :, 0], [[0, 0], [-0.1, 0.75]], atol=1e-7)
 
@@ -111,145 +110,72 @@ def test_normalize_refuses_what_is_not_uint8(dtype):
         normalize(tf.zeros((1, 2, 2, 3), dtype), tf.zeros((2, 2, 3)))
 
 
-# Flip
+# What is drawn
 
 
-def test_flip_by_hand(call, draw):
-    draw(FLIP=[0.49, 0.5])
-    images = np.concatenate([image([1, 2, 3], [4, 5, 6])] * 2)
-    found = call(random_flip, images, SEED)
-    np.testing.assert_array_equal(found[0, :, :, 0], [[3, 2, 1], [6, 5, 4]])
-    np.testing.assert_array_equal(found[1, :, :, 0], [[1, 2, 3], [4, 5, 6]])
+def test_only_what_is_on_is_drawn():
+    assert all(rows is None for rows in drawn(4))
+    assert not any(rows is None for rows in drawn(4, **ON))
 
 
-def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others(call):
-    images = noise(1000, 2, 3).numpy()
-    found = call(random_flip, images, SEED)
-    mirrored = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
-    same = (found == images).all(axis=(1, 2, 3))
-    assert (mirrored ^ same).all()
-    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(1000)
+@pytest.mark.parametrize("name", ON)
+def test_each_augmentation_repeats_for_a_seed_and_differs_from_step_to_step(name):
+    configs = {**NONE, name: ON[name]}
+    images, labels = noise(32), one_hot(32)
+
+    def run(*seed):
+        seed = tf.constant(seed, tf.int64)
+        return augment(images, labels, draw(seed, 32, (8, 8, 3), configs), configs)[0]
+
+    first = run(3, 14)
+    np.testing.assert_array_equal(run(3, 14), first)
+    for seed in ((3, 15), (4, 14), (14, 3), (2**31 - 1, 2**31 - 1)):
+        assert (run(*seed) != first).numpy().any(axis=(1, 2, 3)).mean() > 0.2
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_flip_and_crop_keep_the_type(dtype):
-    images = np.ones((2, 4, 4, 3), dtype)
-    assert random_flip(images, SEED).dtype == dtype
-    assert random_crop(images, SEED, 1).dtype == dtype
+def test_no_stream_of_one_step_is_a_stream_of_another():
+    numbers = (0, 1, 2, 5, 2**31 - 1)
+    seeds = {
+        tuple(stream_seed(tf.constant([seed, step], tf.int64), stream).numpy().tolist())
+        for seed in numbers
+        for step in numbers
+        for stream in STREAMS
+    }
+    assert len(seeds) == 5 * 5 * len(STREAMS)
 
 
-# Crop
+def test_half_of_the_images_are_flipped_and_every_window_occurs_equally_often():
+    draws = drawn(1800, flip=True, crop_pad=1)
+    places = zip(*(part.numpy().tolist() for part in draws[:3]), strict=True)
+    counts = Counter(places)
+    assert len(counts) == 2 * 3 * 3
+    # 100 of each are expected; chi-squared with 17 degrees of freedom is over 41 once in 1000.
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 41
 
 
-@pytest.mark.parametrize(
-    ("mode", "row", "column", "expected"),
-    [
-        # 0 is the window at the top left, just under 1 the one at the bottom right.
-        ("zero", 0.0, 0.0, [[0, 0, 0], [0, 1, 2], [0, 4, 5]]),
-        ("zero", 0.999, 0.999, [[5, 6, 0], [8, 9, 0], [0, 0, 0]]),
-        ("zero", 0.5, 0.5, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]),
-        ("zero", 0.0, 0.5, [[0, 0, 0], [1, 2, 3], [4, 5, 6]]),
-        ("reflect", 0.0, 0.0, [[5, 4, 5], [2, 1, 2], [5, 4, 5]]),
-        ("reflect", 0.5, 0.999, [[2, 3, 2], [5, 6, 5], [8, 9, 8]]),
-    ],
-)
-def test_crop_by_hand(call, draw, mode, row, column, expected):
-    draw(CROP_ROW=[row], CROP_COLUMN=[column])
-    found = call(random_crop, image([1, 2, 3], [4, 5, 6], [7, 8, 9]), SEED, 1, mode)
-    np.testing.assert_array_equal(found[0, :, :, 0], expected)
-
-
-def places(images, cropped, pad, mode):
-    """For each image the rows and columns at which it may have been cut from its padded self."""
-    sides = ((pad, pad), (pad, pad), (0, 0))
-    found = []
-    for original, window in zip(np.asarray(images), np.asarray(cropped), strict=True):
-        padded = np.pad(original, sides, mode="constant" if mode == "zero" else "reflect")
-        windows = sliding_window_view(padded, window.shape)[:, :, 0]
-        matches = np.argwhere((windows == window).all(axis=(2, 3, 4)))
-        found.append({(int(row), int(column)) for row, column in matches})
-    return found
-
-
-@pytest.mark.parametrize(("height", "width", "pad"), [(8, 8, 2), (5, 7, 4), (6, 4, 1), (4, 4, 3)])
-def test_crops_are_windows_of_the_padded_image_the_same_in_both_modes(call, height, width, pad):
-    images = noise(12, height, width)
-    zero, reflect = (
-        places(images, call(random_crop, images, SEED, pad, mode), pad, mode)
-        for mode in ("zero", "reflect")
-    )
-    assert all(len(found) == 1 for found in zero)
-    # Far out, mirroring shows some windows twice.
-    assert all(one <= other for one, other in zip(zero, reflect, strict=True))
-
-
-def test_every_place_occurs_equally_often_and_each_image_has_its_own():
-    images = tf.repeat(noise(1, 6, 6, 1), 900, axis=0)
-    found = places(images, random_crop(images, SEED, 1), 1, "zero")
-    counts = Counter(where for (where,) in found)
-    assert set(counts) == {(row, column) for row in range(3) for column in range(3)}
-    # 100 of each are expected; chi-squared with 8 degrees of freedom is over 26 once in 1000.
-    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 26
-
-
-def test_no_padding_leaves_the_images(call):
-    images = noise(3)
-    np.testing.assert_array_equal(call(random_crop, images, SEED, 0), images)
-
-
-@pytest.mark.parametrize("mode", ["zero", "reflect"])
-@pytest.mark.parametrize(("height", "width", "pad"), [(8, 8, 2), (5, 7, 4)])
-def test_a_crop_that_flips_is_a_flip_and_a_crop(call, height, width, pad, mode):
-    images = noise(20, height, width)
-    found = call(random_crop, images, SEED, pad, mode, None, True)
-    expected = random_crop(random_flip(images, SEED), SEED, pad, mode)
-    np.testing.assert_array_equal(found, expected)
-    assert (found != random_crop(images, SEED, pad, mode).numpy()).any()
-
-
-@pytest.mark.parametrize(("pad", "mode"), [(-1, "zero"), (4, "zero"), (2, "nearest")])
-def test_crop_refuses_other_pads_and_modes(pad, mode):
-    message = rf"expected 0 <= pad < 4 and mode zero or reflect, found {pad} and '{mode}'"
-    with pytest.raises(ValueError, match=message):
-        random_crop(noise(1, 4, 6), SEED, pad, mode)
-
-
-# Mixup
-
-
-def test_mixup_by_hand(call, monkeypatch):
-    weights = tf.constant([0.25, 1.0, 0.5])
-    monkeypatch.setattr(ImageUtils, "_beta", lambda seed, alpha, count: weights[:count])
-    images = np.array([10, 20, 40], np.float32).reshape(3, 1, 1, 1)
-    found, labels = call(mixup, images, one_hot(3, 3), SEED, 0.2)
-    # Each with the next, the last with the first.
-    assert found.ravel().tolist() == [17.5, 20, 25]
-    assert labels.tolist() == [[0.25, 0.75, 0], [0, 1, 0], [0.5, 0, 0.5]]
-
-
-def mixing_weights(alpha, count, seed=SEED):
-    """The weights of the images themselves, read off the labels of two alternating classes."""
-    _, labels = mixup(tf.zeros((count, 1, 1, 1)), one_hot(count, 2), seed, alpha)
-    return labels.numpy()[np.arange(count), np.arange(count) % 2]
-
-
-def test_mixup_gives_convex_combinations_and_labels_that_add_up_to_one(call):
-    count = 16
-    images, labels = noise(count), one_hot(count, count)
-    mixed, soft = call(mixup, images, labels, SEED, 0.7)
-    assert mixed.shape == images.shape and soft.shape == labels.shape
-    np.testing.assert_allclose(soft.sum(axis=1), 1, rtol=1e-6)
-    assert ((soft >= 0) & (soft <= 1)).all() and (soft < 0.99).any()
-    # Each image is the combination that its label says.
-    expected = np.tensordot(soft, images, 1)
-    np.testing.assert_allclose(mixed, expected, atol=1e-6)
-    assert len(set(np.diag(soft))) == count  # each its own weight
+def test_the_other_numbers_have_the_range_or_the_deviation_that_is_asked_for():
+    draws = drawn(2000, **{**ON, "shift": 0.1, "rotation": 90.0}, shape=(10, 20, 3))
+    for name, low, high in (
+        ("angles", -np.pi / 2, np.pi / 2),
+        ("colours", -0.3, 0.3),
+        ("weights", 0, 1),
+    ):
+        rows = getattr(draws, name).numpy()
+        assert low <= rows.min() < 0.98 * low + 0.02 and 0.98 * high < rows.max() <= high
+    for axis, most in enumerate((1, 2)):  # a tenth of 10 rows, of 20 columns
+        shifts = draws.shifts.numpy()[:, axis]
+        assert -most <= shifts.min() < -0.98 * most and 0.98 * most < shifts.max() <= most
+        centres = draws.centres.numpy()[:, axis]
+        assert set(centres) == set(range(10 * (axis + 1)))
+    assert draws.components.numpy().std() == pytest.approx(0.1, rel=0.05)
+    assert draws.noise.numpy().std() == pytest.approx(0.1, rel=0.01)
+    assert draws.noise.shape == (2000, 10, 20, 3)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 5.0])
 def test_mixing_weights_are_beta_distributed(alpha):
     count = 20_000
-    weights = mixing_weights(alpha, count).astype(np.float64)
+    weights = drawn(count, mixup_alpha=alpha).weights.numpy().astype(np.float64)
     assert ((weights >= 0) & (weights <= 1)).all()
     variance = 1 / (4 * (2 * alpha + 1))
     squares = (weights - 0.5) ** 2  # in [0, 1/4]: their variance is at most v (1/4 - v)
@@ -259,66 +185,175 @@ def test_mixing_weights_are_beta_distributed(alpha):
 
 def test_mixing_weights_of_alpha_one_are_uniform():
     count = 20_000
-    weights = np.sort(mixing_weights(1.0, count))
+    weights = np.sort(drawn(count, mixup_alpha=1.0).weights)
     distance = np.abs(weights - (np.arange(count) + 0.5) / count).max()
     assert distance < 1.95 / np.sqrt(count)  # Kolmogorov and Smirnov, once in 1000
 
 
 def test_mixing_weights_of_a_tiny_alpha_are_numbers():
-    weights = mixing_weights(0.01, 20_000)
+    weights = drawn(20_000, mixup_alpha=0.01).weights.numpy()
     assert ((weights >= 0) & (weights <= 1)).all()
     assert abs(weights.mean() - 0.5) < 4 * 0.5 / np.sqrt(20_000)
     assert ((weights < 0.01) | (weights > 0.99)).mean() > 0.9
 
 
-# Seeds
+# Flip and crop
 
 
-@pytest.mark.parametrize("name", ["flip", "crop_pad", "mixup_alpha"])
-def test_each_augmentation_repeats_for_a_seed_and_differs_from_step_to_step(name):
-    configs = {**NONE, name: ALL[name]}
-    part = batch_part(0, 32, 32, configs)
-    images = tf.gather(noise(32), part.positions)
-    labels = tf.gather(one_hot(32), part.positions)
-
-    def run(seed, step):
-        return augment(images, labels, tf.constant([seed, step], tf.int64), configs, part)[0]
-
-    first = run(3, 14)
-    np.testing.assert_array_equal(run(3, 14), first)
-    for seed, step in ((3, 15), (4, 14), (14, 3)):
-        assert (run(seed, step) != first).numpy().any(axis=(1, 2, 3)).mean() > 0.2
+def test_flip_by_hand():
+    images = tf.concat([image([1, 2, 3], [4, 5, 6])] * 2, 0)
+    found = random_flip(images, tf.constant([True, False]))
+    np.testing.assert_array_equal(found[0, :, :, 0], [[3, 2, 1], [6, 5, 4]])
+    np.testing.assert_array_equal(found[1, :, :, 0], [[1, 2, 3], [4, 5, 6]])
 
 
-def test_seeds_up_to_two_to_the_31_are_taken():
-    images, largest = noise(64), 2**31 - 1
-    flips = [
-        random_flip(images, tf.constant(seed, tf.int64))
-        for seed in ([largest, 0], [largest, largest], [largest - 1, 0])
-    ]
-    assert (flips[0] != flips[1]).numpy().any() and (flips[0] != flips[2]).numpy().any()
+@pytest.mark.parametrize(
+    ("mode", "row", "column", "expected"),
+    [
+        ("zero", 0, 0, [[0, 0, 0], [0, 1, 2], [0, 4, 5]]),
+        ("zero", 2, 2, [[5, 6, 0], [8, 9, 0], [0, 0, 0]]),
+        ("zero", 1, 1, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]),
+        ("zero", 0, 1, [[0, 0, 0], [1, 2, 3], [4, 5, 6]]),
+        ("reflect", 0, 0, [[5, 4, 5], [2, 1, 2], [5, 4, 5]]),
+        ("reflect", 1, 2, [[2, 3, 2], [5, 6, 5], [8, 9, 8]]),
+    ],
+)
+def test_crop_by_hand(mode, row, column, expected):
+    images = image([1, 2, 3], [4, 5, 6], [7, 8, 9])
+    found = random_crop(images, tf.constant([row]), tf.constant([column]), 1, mode)
+    np.testing.assert_array_equal(plane(found), expected)
 
 
-def test_no_stream_of_one_step_is_a_stream_of_another():
-    numbers = (0, 1, 2, 5, 2**31 - 1)
-    seeds = {
-        tuple(stream_seed(tf.constant([seed, step], tf.int64), stream).numpy().tolist())
-        for seed in numbers
-        for step in numbers
-        for stream in range(6)
-    }
-    assert len(seeds) == 5 * 5 * 6
+@pytest.mark.parametrize(("height", "width", "pad"), [(8, 8, 2), (5, 7, 4), (6, 4, 1)])
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_crops_are_windows_of_the_padded_image(height, width, pad, mode):
+    images = noise(12, height, width)
+    rows, columns = np.random.default_rng(0).integers(0, 2 * pad + 1, (2, 12), np.int32)
+    found = random_crop(images, tf.constant(rows), tf.constant(columns), pad, mode)
+    for one, original, row, column in zip(found, images, rows, columns, strict=True):
+        sides = ((pad, pad), (pad, pad), (0, 0))
+        padded = np.pad(original, sides, mode="constant" if mode == "zero" else "reflect")
+        np.testing.assert_array_equal(one, padded[row : row + height, column : column + width])
 
 
-def test_flip_row_and_column_are_drawn_independently():
-    images = tf.repeat(noise(1, 5, 5, 1), 600, axis=0)
-    configs = {**ALL, "crop_pad": 1, "mixup_alpha": 0.0}
-    found, _ = augment(images, one_hot(600), SEED, configs, batch_part(0, 600, 600, configs))
-    straight = places(images, found, 1, "zero")
-    mirrored = places(images[:, :, ::-1], found, 1, "zero")
-    seen = {("straight", *where) for place in straight for where in place}
-    seen |= {("mirrored", *where) for place in mirrored for where in place}
-    assert len(seen) == 2 * 3 * 3
+def test_flip_and_crop_keep_the_type():
+    images = tf.ones((2, 4, 4, 3), tf.uint8)
+    assert random_flip(images, tf.constant([True, False])).dtype == tf.uint8
+    assert random_crop(images, tf.constant([0, 1]), tf.constant([1, 0]), 1).dtype == tf.uint8
+
+
+@pytest.mark.parametrize(("pad", "mode"), [(-1, "zero"), (4, "zero"), (2, "nearest")])
+def test_crop_refuses_other_pads_and_modes(pad, mode):
+    message = rf"expected 0 <= pad < 4 and mode zero or reflect, found {pad} and '{mode}'"
+    with pytest.raises(ValueError, match=message):
+        random_crop(noise(1, 4, 6), tf.constant([0]), tf.constant([0]), pad, mode)
+
+
+# Shift and rotation
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        ((1, 0), [[1, 2, 3], [1, 2, 3], [4, 5, 6]]),
+        ((0, -1), [[2, 3, 3], [5, 6, 6], [8, 9, 9]]),
+        ((-2, 2), [[7, 7, 7], [7, 7, 7], [7, 7, 7]]),
+        ((0, 0.5), [[1, 1.5, 2.5], [4, 4.5, 5.5], [7, 7.5, 8.5]]),
+    ],
+)
+def test_shift_by_hand(shift, expected):
+    images = image([1, 2, 3], [4, 5, 6], [7, 8, 9])
+    found = random_shift(images, tf.constant([shift], tf.float32))
+    np.testing.assert_allclose(plane(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1, 2])
+def test_a_rotation_by_right_angles_is_that_of_numpy(turns):
+    images = noise(3)
+    found = random_rotation(images, tf.constant([turns * np.pi / 2] * 3, tf.float32))
+    np.testing.assert_allclose(found, np.rot90(images, turns, axes=(1, 2)), atol=1e-5)
+
+
+def test_a_rotation_goes_between_pixels_and_repeats_the_edge():
+    ramp = tf.broadcast_to(tf.range(9.0)[None, :, None, None], (1, 9, 9, 1))  # grows downwards
+    found = plane(random_rotation(ramp, tf.constant([np.pi / 6], tf.float32)))
+    row, column = np.mgrid[-4:5, -4:5]
+    expected = 4 + np.cos(np.pi / 6) * row + np.sin(np.pi / 6) * column
+    np.testing.assert_allclose(found, np.clip(expected, 0, 8), atol=1e-4)
+
+
+# Colours, noise, cutout
+
+
+def test_colour_jitter_by_hand():
+    images = tf.constant([[[[0.2, 0.4, 0.6], [0.4, 0.0, 0.2]]]])  # mean 0.3, 0.2, 0.4
+
+    def jitter(*colours):
+        return colour_jitter(images, tf.constant([colours], tf.float32))[0, 0]
+
+    brighter = [[0.3, 0.5, 0.7], [0.5, 0.1, 0.3]]
+    np.testing.assert_allclose(jitter(0.1, 0.0, 0.0), brighter, atol=1e-6)
+    contrasted = [[0.15, 0.5, 0.7], [0.45, -0.1, 0.1]]
+    np.testing.assert_allclose(jitter(0.0, 0.5, 0.0), contrasted, atol=1e-6)
+    grey = [[0.363] * 3, [0.1424] * 3]
+    np.testing.assert_allclose(jitter(0.0, 0.0, -1.0), grey, atol=1e-6)
+    np.testing.assert_allclose(jitter(0.0, 0.0, 0.0), images[0, 0], atol=1e-6)
+
+
+def test_pca_jitter_adds_the_same_colour_to_every_pixel():
+    images = noise(2)
+    found = pca_jitter(images, tf.constant([[0.0, 0.0, 0.0], [0.1, -0.2, 0.0]]))
+    np.testing.assert_array_equal(found[0], images[0])
+    colour = 0.1 * np.array(PCA_CIFAR10)[:, 0] - 0.2 * np.array(PCA_CIFAR10)[:, 1]
+    np.testing.assert_allclose(found[1] - images[1], np.broadcast_to(colour, (8, 8, 3)), atol=1e-6)
+
+
+def test_the_principal_colours_are_those_of_the_training_images():
+    folder = Path(os.environ.get("CIFAR10_DIR", ""))
+    batches = [folder / f"data_batch_{number}" for number in range(1, 6)]
+    if not all(batch.is_file() for batch in batches):
+        pytest.skip("CIFAR10_DIR names no folder with the training batches")
+    rows = np.concatenate(
+        [pickle.loads(b.read_bytes(), encoding="bytes")[b"data"] for b in batches]
+    )
+    pixels = rows.reshape(-1, 3, 1024).transpose(1, 0, 2).reshape(3, -1) / 255
+    expected, components = np.cov(pixels), np.array(PCA_CIFAR10)
+    np.testing.assert_allclose(components @ components.T, expected, atol=2e-5)
+    lengths = np.sqrt(np.linalg.eigvalsh(expected))[::-1]
+    np.testing.assert_allclose(np.linalg.norm(components, axis=0), lengths, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "centre", "expected"),
+    [
+        (2, (1, 1), ["..xx", "..xx", "xxxx"]),
+        (2, (0, 3), ["xx..", "xxxx", "xxxx"]),
+        (3, (1, 2), ["x...", "x...", "x..."]),
+        (1, (2, 0), ["xxxx", "xxxx", ".xxx"]),
+    ],
+)
+def test_cutout_by_hand(size, centre, expected):
+    found = cutout(tf.ones((1, 3, 4, 1)), tf.constant([centre]), size)
+    assert ["".join(".x"[int(v)] for v in row) for row in plane(found)] == expected
+
+
+# Mixup
+
+
+def test_mixup_by_hand():
+    images = tf.reshape(tf.constant([10.0, 20.0, 40.0]), (3, 1, 1, 1))
+    found, labels = mixup(images, one_hot(3, 3), tf.constant([0.25, 1.0, 0.5]))
+    # Each with the next, the last with the first.
+    assert found.numpy().ravel().tolist() == [17.5, 20, 25]
+    assert labels.numpy().tolist() == [[0.25, 0.75, 0], [0, 1, 0], [0.5, 0, 0.5]]
+
+
+def test_each_mixed_image_is_the_combination_that_its_label_says():
+    images, labels = noise(16), one_hot(16, 16)
+    mixed, soft = mixup(images, labels, drawn(16, mixup_alpha=0.7).weights)
+    np.testing.assert_allclose(np.sum(soft, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(mixed, np.tensordot(soft, images, 1), atol=1e-6)
+    assert len(set(np.diag(soft))) == 16  # each its own weight
 
 
 # All of them, and parts of a batch
@@ -326,81 +361,43 @@ def test_flip_row_and_column_are_drawn_independently():
 
 def test_augment_does_nothing_unless_asked():
     images, labels = noise(4), one_hot(4)
-    found, same = augment(images, labels, SEED, NONE, batch_part(0, 4, 4, NONE))
-    np.testing.assert_array_equal(found, images)
-    np.testing.assert_array_equal(same, labels)
+    found, same = augment(images, labels, drawn(4), NONE)
+    assert found is images and same is labels
 
 
-def test_augment_flips_then_crops_then_mixes():
-    images, labels = noise(6), one_hot(6)
-    part = batch_part(0, 6, 6, ALL)
-    rows = (tf.gather(tensor, part.positions) for tensor in (images, labels))
-    found, soft = augment(*rows, SEED, ALL, part)
-    expected, expected_soft = mixup(
-        random_crop(random_flip(images, SEED), SEED, 2), labels, SEED, 0.4
-    )
+def test_augment_flips_crops_changes_colours_cuts_out_and_mixes_in_this_order():
+    images, labels, draws = noise(6), one_hot(6), drawn(6, **ON)
+    found, soft = augment(images, labels, draws, ALL)
+    expected = random_flip(images, draws.flipped)
+    expected = random_crop(expected, draws.rows, draws.columns, 2, "zero")
+    expected = random_rotation(random_shift(expected, draws.shifts), draws.angles)
+    expected = pca_jitter(colour_jitter(expected, draws.colours), draws.components)
+    expected = cutout(expected + draws.noise, draws.centres, 3)
+    expected, expected_soft = mixup(expected, labels, draws.weights)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(soft, expected_soft)
 
 
-def test_augment_pads_the_crop_as_configured():
-    configs = {**NONE, "crop_pad": 3, "crop_mode": "reflect"}
-    images = noise(6)
-    found, _ = augment(images, one_hot(6), SEED, configs, batch_part(0, 6, 6, configs))
-    np.testing.assert_array_equal(found, random_crop(images, SEED, 3, "reflect"))
-
-
-def test_batch_part_brings_the_partner_of_its_last_image_if_mixup_needs_it():
-    assert batch_part(0, 2, 6, NONE).positions.numpy().tolist() == [0, 1]
-    assert batch_part(2, 2, 6, ALL).positions.numpy().tolist() == [2, 3, 4]
-    last = batch_part(tf.constant(4), 2, 6, ALL)
-    assert last.positions.numpy().tolist() == [4, 5, 0]
-    assert last.batch_size == 6
-
-
-def augment_part(images, labels, seed, configs, first, count):
-    part = batch_part(first, count, len(images), configs)
-    rows = (tf.gather(tensor, part.positions) for tensor in (images, labels))
-    return augment(*rows, seed, configs, part)
-
-
-def augment_whole(images, labels, seed, configs):
-    images = random_crop(random_flip(images, seed), seed, configs["crop_pad"], configs["crop_mode"])
-    if configs["mixup_alpha"]:
-        images, labels = mixup(images, labels, seed, configs["mixup_alpha"])
-    return images, labels
-
-
-@pytest.mark.parametrize("configs", [ALL, {**ALL, "mixup_alpha": 0.0, "crop_mode": "reflect"}])
-@pytest.mark.parametrize("sizes", [(8,), (4, 4), (2, 2, 2, 2), (1, 5, 2)])
-def test_parts_of_a_batch_come_out_as_the_whole_batch_would(call, sizes, configs):
-    images, labels = noise(8), one_hot(8)
-    whole = call(augment_whole, images, labels, SEED, configs)
-    parts = [
-        call(augment_part, images, labels, SEED, configs, sum(sizes[:index]), size)
-        for index, size in enumerate(sizes)
-    ]
-    assert [len(part[0]) for part in parts] == list(sizes)
-    for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
-        np.testing.assert_array_equal(np.concatenate(found), expected)
-
-
-def test_a_graph_augments_as_eager_code_does_to_rounding():
-    images, labels = noise(8), one_hot(8)
-    compiled = tf.function(lambda seed: augment_whole(images, labels, seed, ALL))
-    for step in range(5):
-        seed = tf.constant([3, step], tf.int64)
-        for found, expected in zip(
-            compiled(seed), augment_whole(images, labels, seed, ALL), strict=True
-        ):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-
-
 @few
-@given(st.permutations(range(6)), st.integers(0, 2**31 - 1))
-def test_an_image_comes_out_by_its_place_whatever_stands_around_it(positions, seed):
-    seed, images = tf.constant([seed, 0], tf.int64), noise(6, 4, 4)
-    whole = random_crop(random_flip(images, seed), seed, 1)
-    part = BatchPart(tf.constant(positions), 6)
-    found = random_crop(random_flip(tf.gather(images, positions), seed, part), seed, 1, part=part)
-    np.testing.assert_array_equal(found, tf.gather(whole, positions))
+@given(st.permutations(range(6)))
+def test_an_image_comes_out_by_its_place_whatever_stands_around_it(places):
+    images, labels, configs = noise(6), one_hot(6), {**ALL, "mixup_alpha": 0.0}
+    draws = draw(SEED, 6, (8, 8, 3), configs)
+    whole, _ = augment(images, labels, draws, configs)
+    rows = (tf.gather(rows, places) for rows in (images, labels))
+    found, _ = augment(*rows, draws.take(places), configs)
+    np.testing.assert_allclose(found, tf.gather(whole, places), atol=1e-6)
+
+
+def test_a_graph_draws_the_same_numbers_and_augments_alike_to_rounding():
+    images, labels = noise(8), one_hot(8)
+    compiled = tf.function(lambda seed: draw(seed, 8, (8, 8, 3), ALL))
+    augmented = tf.function(lambda draws: augment(images, labels, draws, ALL))
+    for step in range(3):
+        draws = draw(tf.constant([3, step], tf.int64), 8, (8, 8, 3), ALL)
+        for found, expected in zip(compiled(tf.constant([3, step], tf.int64)), draws, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        for found, expected in zip(
+            augmented(draws), augment(images, labels, draws, ALL), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Layers.py: three layers that do what their Keras namesakes do, faster or more exactly."""
+"""training/layers.py: three layers that do what Keras's do, faster or more exactly."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -110,11 +110,24 @@ def test_batch_norm_of_bfloat16_keeps_float32_statistics(training):
         assert_close(found, expected, 1e-5)
 
 
-def test_batch_norm_is_the_same_in_a_graph():
-    ours, _ = norms()
+def test_a_frozen_batch_norm_uses_and_keeps_the_moving_statistics_as_in_keras():
+    ours, stock = norms()
+    ours.trainable = stock.trainable = False
+    weights, x = ours.get_weights(), random(FEW, mean=40)
+    assert_close(ours(x, training=True), stock(x, training=True), 1e-5)
+    for found, expected in zip(ours.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("axis", [1, -2])
+def test_batch_norm_over_another_axis_is_refused(axis):
+    with pytest.raises(ValueError, match=f"axis: expected -1, the last one, found {axis}"):
+        BatchNormalization(axis=axis)(random(FEW))
+
+
+def test_batch_norm_takes_the_last_axis_by_its_number():
     x = random(FEW)
-    eager = ours(x, training=True)
-    assert_close(tf.function(lambda x: ours(x, training=True))(x), eager, 1e-6)
+    assert_close(BatchNormalization(axis=3)(x), keras.layers.BatchNormalization()(x), 1e-6)
 
 
 class Exchange:

@@ -1,5 +1,6 @@
-"""Training.py: stopped anywhere and gone on with, a run ends in the same bits."""
+"""training/loop.py: stopped anywhere and gone on with, a run ends in the same bits."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -53,6 +54,7 @@ VARIANTS = [
     {"optimizer": "rmsprop", "momentum": 0.9},
     {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1},
+    {"optimizer": "muon", "momentum": 0.9, "schedule": "linear", "cutout": 8, "shift": 0.1},
     {"optimizer": "adam", "precision": "bfloat16"},
 ]
 
@@ -117,6 +119,38 @@ def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due():
     assert [json.loads(progress)["step"] for _, progress in often.saved] == [20, 22, 42, 44]
 
 
+def test_after_each_epoch_its_row_and_the_seconds_left_are_told_once_the_state_is_saved():
+    told, run = [], MemoryRun()
+
+    def on_epoch(row, history, epochs, seconds_left):
+        assert row == history[-1]
+        told.append((len(run.saved), row["epoch"], len(history), epochs, seconds_left))
+
+    configs = tiny.training_configs(epochs=3)
+    model = Model(tiny.model_configs())
+    progress = model.train(X, Y, configs, run=run, on_epoch=on_epoch)
+    assert [numbers[:4] for numbers in told] == [(1, 1, 1, 3), (2, 2, 2, 3), (3, 3, 3, 3)]
+    first, second, last = (numbers[4] for numbers in told)
+    assert first > second > last == 0
+    assert second < progress.seconds
+
+
+def test_the_rows_of_a_resumed_run_are_told_once():
+    run, told = MemoryRun(), []
+    for stop in (lambda step: step == 7, lambda step: False):
+        model = Model(tiny.model_configs())
+        with contextlib.suppress(InterruptedRunError):
+            model.train(
+                *(X, Y, tiny.training_configs(epochs=3)),
+                run=run,
+                stop=stop,
+                on_epoch=lambda row, history, epochs, left: told.append(
+                    (row["epoch"], len(history))
+                ),
+            )
+    assert told == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_the_history_has_the_columns_of_the_report():
     progress = Model(tiny.model_configs()).train(X, Y, tiny.training_configs(), X_VALID, Y_VALID)
     assert [set(row) for row in progress.history] == [set(HISTORY_COLUMNS)] * 2
@@ -134,7 +168,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch,
     monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
     monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
     run = MemoryRun()
-    with pytest.raises(DivergedError, match=r"found a loss that is not at step 7;"):
+    with pytest.raises(DivergedError, match="the loss became infinite or NaN at step 7;"):
         train(run)
     assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS]
 
@@ -145,11 +179,12 @@ def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
     def spoil_at_step_7(self, order, position, number, *more):
         result = step(self, order, position, number, *more)
         if number == 6:
-            self._network.weights[0].assign(self._network.weights[0] * np.nan)
+            kernel = self.variables["network/0"]
+            kernel.assign(kernel * np.nan)
         return result
 
     monkeypatch.setattr(TrainStep, "run", spoil_at_step_7)
     run = MemoryRun()
-    with pytest.raises(DivergedError, match=r"found weights that are not at step 7;"):
+    with pytest.raises(DivergedError, match="a weight became infinite or NaN at step 7;"):
         train(run, stop=lambda step: step == 7)
     assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS]

@@ -7,6 +7,7 @@ import tiny
 
 import Model as ModelModule
 from ImageUtils import normalize
+from machine.errors import DivergedError
 from Model import Model
 
 
@@ -24,7 +25,9 @@ def test_training_learns(trained):
     model, history, x, y = trained
     assert [row["epoch"] for row in history] == list(range(1, 21))
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
-    assert model.evaluate(x[360:], y[360:])["accuracy"] == history[-1]["valid_accuracy"] > 0.25
+    assert (
+        model.evaluate(x[360:], y[360:]).metrics["accuracy"] == history[-1]["valid_accuracy"] > 0.25
+    )
 
 
 def test_probabilities_are_float32_rows_that_add_up_to_1(trained):
@@ -55,11 +58,36 @@ def test_no_images_give_no_rows(trained):
 
 def test_evaluate_is_the_mean_log_likelihood_and_top_1(trained):
     model, _, x, y = trained
-    probabilities = model.predict_prob(x)
-    metrics = model.evaluate(x, y)
+    metrics, probabilities = model.evaluate(x, y)
+    np.testing.assert_array_equal(probabilities, model.predict_prob(x))
     expected = -np.log(probabilities[np.arange(len(y)), y].astype(np.float64)).mean()
     assert metrics["loss"] == pytest.approx(expected)
     assert metrics["accuracy"] == np.mean(probabilities.argmax(axis=1) == y)
+    assert metrics["n"] == len(y)
+
+
+def test_a_network_that_is_broken_is_not_measured():
+    model = Model(tiny.model_configs())
+    model.network.set_weights([weights * np.nan for weights in model.network.get_weights()])
+    with pytest.raises(DivergedError, match="expected finite probabilities"):
+        model.evaluate(*tiny.images())
+
+
+def test_inference_is_in_float32_unless_asked_whatever_the_training_was(trained):
+    single, _, x, _ = trained
+    expected = single.predict_prob(x)
+    models = {
+        training: Model({**single.configs, "precision": training}, inference_precision=inference)
+        for training, inference in (("bfloat16", "float32"), ("float32", "bfloat16"))
+    }
+    assert models["bfloat16"].precision == "bfloat16"
+    for model in models.values():
+        model.network.set_weights(single.network.get_weights())
+        model.mean = single.mean
+    np.testing.assert_array_equal(models["bfloat16"].predict_prob(x), expected)
+    found = models["float32"].predict_prob(x)
+    assert found.dtype == np.float32
+    assert 1e-5 < np.abs(found - expected).max() < 0.1
 
 
 def test_test_time_flip_averages_an_image_and_its_mirror_image(trained):
@@ -80,14 +108,17 @@ def test_mixup_leaves_no_training_accuracy():
     assert history[0]["valid_loss"] is None
 
 
-def test_the_average_of_the_weights_is_what_is_tested():
-    configs = tiny.training_configs(epochs=1, ema_decay=0.99)
-    averaged, plain = Model(tiny.model_configs()), Model(tiny.model_configs())
-    start = plain.network.get_weights()[0]
-    averaged.train(*tiny.images(), configs)
-    plain.train(*tiny.images(), {**configs, "ema_decay": 0.0})
-    moved = np.abs(plain.network.get_weights()[0] - start).max()
-    assert 0 < np.abs(averaged.network.get_weights()[0] - start).max() < 0.1 * moved
+def test_the_average_of_the_weights_is_what_is_tested_and_not_near_the_random_start():
+    configs = tiny.training_configs(epochs=2, mixup_alpha=0.0)
+    weights = {}
+    for decay in (0.0, 0.9999):
+        model = Model(tiny.model_configs())
+        start = np.concatenate([w.ravel() for w in model.network.get_weights()])
+        model.train(*tiny.images(200), {**configs, "ema_decay": decay})
+        weights[decay] = np.concatenate([w.ravel() for w in model.network.get_weights()])
+    moved = weights[0.0] - start
+    along = np.dot(weights[0.9999] - start, moved) / np.dot(moved, moved)
+    assert 0.5 < along < 1  # the share of the way that the average has gone
 
 
 def test_the_preview_is_what_the_first_step_trains_on():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from Network import count_parameters, folded_weights, l2_kernels, resnet_v1, updated_variables
-from training.layers import BatchNormalization, Conv2D, Dropout
+from Network import count_parameters, folded_weights, resnet_v1
+from training.layers import BatchNormalization, Conv2D, Dropout, l2_kernels, updated_variables
 
 SMALL = {"input_shape": (16, 16, 3), "depth": 8, "width": 4}
 

@@ -118,6 +118,16 @@ def share(strategy: tf.distribute.Strategy, data: bytes) -> bytes:
     return _share(strategy, data, length) if length else b""
 
 
+def any_process(strategy: tf.distribute.Strategy, told: bool) -> bool:
+    """If any process of the job was told something.
+
+    Collective: every process of the job must call it.
+    """
+    if not _has_workers(strategy):
+        return told
+    return bool(_sum_over_processes(strategy, np.float32([told]))[0])
+
+
 def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
     """Compare what this process would train with what the chief would.
 

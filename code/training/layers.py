@@ -18,12 +18,27 @@ class BatchNormalization(keras.layers.BatchNormalization):
     rounding. Several replicas normalize by the statistics of the whole global batch.
 
     Input and output: float32 or bfloat16 ``[B, H, W, C]``.
+
+    Raises:
+        ValueError: an ``axis`` that is not the last, when the layer is built.
     """
 
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the variables."""
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise ValueError(
+                f"axis: expected -1, the last one, found {self.axis}; use "
+                "keras.layers.BatchNormalization for another"
+            )
+        super().build(input_shape)
+
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Normalize by the batch's statistics when training, else by the moving ones."""
+        """Normalize by the batch's statistics when training, else by the moving ones.
+
+        As in Keras, a frozen layer (``trainable = False``) uses and keeps the moving ones.
+        """
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not training:
+        if not training or not self.trainable:
             statistics = (self.moving_mean, self.moving_variance)
             return _normalize(
                 inputs, gamma, beta, *map(tf.convert_to_tensor, statistics), self.epsilon
@@ -165,6 +180,21 @@ class Conv2D(keras.layers.Conv2D):
         else:
             outputs = self.convolution_op(inputs, self.kernel)
         return tf.nn.bias_add(outputs, bias if self.bias_gradient else tf.stop_gradient(bias))
+
+
+def l2_kernels(network: keras.Model) -> list[keras.Variable]:
+    """Return the kernels that the Keras example regularizes: of convolutions, not the dense one."""
+    return [layer.kernel for layer in network.layers if isinstance(layer, Conv2D)]
+
+
+def updated_variables(network: keras.Model) -> list[keras.Variable]:
+    """Return what training changes by gradients: all but the biases before batch norms."""
+    cancelled = {
+        id(layer.bias)
+        for layer in network.layers
+        if isinstance(layer, Conv2D) and not layer.bias_gradient
+    }
+    return [v for v in network.trainable_variables if id(v) not in cancelled]
 
 
 _dropout_stream: contextvars.ContextVar = contextvars.ContextVar("dropout_stream", default=None)

@@ -6,42 +6,53 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ImageUtils import DROPOUT, BatchPart, augment, batch_part, normalize, stream_seed
-from Network import l2_kernels
-from training.layers import assign, dropout_stream
+from ImageUtils import Draws, augment, draw, normalize, stream_seed
+from training.layers import assign, dropout_stream, l2_kernels, updated_variables
 from training.optimizers import Optimizer
 
 ALIGNMENT = 64  # bytes; TensorFlow's kernels crash on memory that is aligned to less
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
-    """The order of the training images in one epoch (counted from 0), int32 ``[images]``."""
+    """Return the order of the images in one epoch (counted from 0), int32 ``[images]``."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
     return generator.permutation(images).astype(np.int32)
 
 
 def step_seed(seed: int, step: tf.Tensor | int) -> tf.Tensor:
-    """The seed of one step, int64 ``[2]``."""
+    """Return the seed of one step, int64 ``[2]``."""
     return tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
+
+
+def ema_decay(decay: float, step: tf.Tensor | int) -> tf.Tensor:
+    """Return the decay of the weights' average in one step, float32 scalar.
+
+    It is warmed up as in ``tf.train.ExponentialMovingAverage``: with the full decay from the start
+    a short run would end with an average that is mostly the random initial weights.
+
+    Args:
+        decay: the highest, 0..1.
+        step: completed steps of the whole run.
+    """
+    step = tf.cast(step, tf.float32)
+    return tf.minimum(tf.constant(decay, tf.float32), (1.0 + step) / (10.0 + step))
 
 
 def training_batch(
     images: tf.Tensor,
     labels: tf.Tensor,
     mean: tf.Tensor,
-    seed: tf.Tensor,
-    part: BatchPart,
+    draws: Draws,
     configs: dict,
     num_classes: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels as the network sees them in one step.
+    """Return images and labels as the network sees them in one step.
 
     Args:
-        images: uint8 ``[P, H, W, C]``, the images at ``part.positions``.
-        labels: int32 ``[P]``.
+        images: uint8 ``[B, H, W, C]``.
+        labels: int32 ``[B]``.
         mean: float32 ``[H, W, C]``.
-        seed: of ``step_seed``.
-        part: of ``ImageUtils.batch_part``.
+        draws: of ``ImageUtils.draw``, the rows of these images.
         configs: the complete ``training_configs``.
         num_classes: K.
 
@@ -49,7 +60,7 @@ def training_batch(
         float32 ``[B, H, W, C]`` and float32 ``[B, K]``.
     """
     images, labels = normalize(images, mean), tf.one_hot(labels, num_classes)
-    images, labels = augment(images, labels, seed, configs, part)
+    images, labels = augment(images, labels, draws, configs)
     smoothing = configs["label_smoothing"]
     return images, labels * (1.0 - smoothing) + smoothing / num_classes
 
@@ -62,17 +73,18 @@ class TrainStep:
 
     Args:
         network: images to logits, made in the strategy's scope.
-        variables: what the optimizer updates.
-        optimizer: of ``Optimization.make_optimizer``, for ``variables``, made in the scope.
         average: a network whose weights follow those of ``network``, made in the scope, or None.
         images: uint8 ``[N, H, W, C]``.
         labels: int32 ``[N]``.
         mean: float32 ``[H, W, C]``.
         seed: 0..2^31 - 1.
         configs: the complete ``training_configs``.
-        strategy: of ``Distribution.make_strategy``; the default one for None.
+        strategy: of ``machine.cluster.make_strategy``; the default one for None.
         xla: compile forward, backward and update with XLA; for a single replica. It is for GPUs:
             on a CPU it is slower than oneDNN's kernels. Dropout then draws other numbers.
+
+    Attributes:
+        variables: by name, all that a step changes.
 
     Raises:
         ValueError: a ``batch_size`` that is no multiple of the number of replicas.
@@ -81,8 +93,6 @@ class TrainStep:
     def __init__(
         self,
         network: keras.Model,
-        variables: list[tf.Variable],
-        optimizer: Optimizer,
         average: keras.Model | None,
         images: np.ndarray,
         labels: np.ndarray,
@@ -92,23 +102,32 @@ class TrainStep:
         strategy: tf.distribute.Strategy | None = None,
         xla: bool = False,
     ):
-        self._network = network
-        self._variables = variables
-        self._decayed = {id(kernel.value) for kernel in l2_kernels(network)}
-        self._optimizer = optimizer
-        self._average = average
-        self._seed = seed
-        self._configs = configs
+        self._network, self._average = network, average
+        self._seed, self._configs = seed, configs
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         check_batch_size(configs["batch_size"], self._replicas)
+        self._trained = [variable.value for variable in updated_variables(network)]
+        self._decayed = {id(kernel.value) for kernel in l2_kernels(network)}
+        with self._strategy.scope():
+            self._optimizer = Optimizer(self._trained, configs)
+        groups = {
+            "network": [variable.value for variable in network.weights],
+            "optimizer": self._optimizer.variables,
+            "average": [variable.value for variable in average.weights] if average else [],
+        }
+        self.variables = {
+            f"{group}/{number}": variable
+            for group, variables in groups.items()
+            for number, variable in enumerate(variables)
+        }
         compiled = tf.function(self.update, autograph=False, jit_compile=True)
         self._update = compiled if xla and self._replicas == 1 else self.update
         self._data = [self._to_devices(array) for array in (images, labels, mean)]
 
     def run(
-        self, order: tf.Tensor, position: int, step: int, rates: list[float], stop: bool
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self, order: tf.Tensor, position: int, step: int, rates: list[float]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Train on S global batches, one after the other.
 
         Bit for bit it makes no difference how many steps are in a call; calls cost time.
@@ -118,20 +137,12 @@ class TrainStep:
             position: place of the first batch's first image in ``order``.
             step: completed steps of the whole run.
             rates: the learning rate of each of the S steps.
-            stop: this process was told to stop.
 
         Returns:
             Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
-            the global batch as it was trained on, the second of no meaning with mixup; and the
-            number of replicas whose process was told to stop.
+            the global batch as it was trained on, the second of no meaning with mixup.
         """
-        return self._run(
-            order,
-            tf.constant(position, tf.int32),
-            tf.constant(step, tf.int64),
-            tf.constant(rates, tf.float32),
-            tf.constant(stop, tf.float32),
-        )
+        return self._run(order, position, step, rates)
 
     @tf.function(
         autograph=False,
@@ -140,14 +151,13 @@ class TrainStep:
             tf.TensorSpec([], tf.int32),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([None], tf.float32),
-            tf.TensorSpec([], tf.float32),
         ],
     )
-    def _run(self, order, position, step, rates, stop):
+    def _run(self, order, position, step, rates):
         def one(number_and_rate):
             number, rate = number_and_rate
             place = position + number * self._configs["batch_size"]
-            arguments = order, place, step + tf.cast(number, tf.int64), rate, stop
+            arguments = order, place, step + tf.cast(number, tf.int64), rate
             results = self._strategy.run(self._step, (*self._data, *arguments))
             return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
 
@@ -155,7 +165,7 @@ class TrainStep:
             one,
             (tf.range(tf.size(rates)), rates),
             parallel_iterations=1,
-            fn_output_signature=(tf.float32,) * 3,
+            fn_output_signature=(tf.float32,) * 2,
         )
 
     def _to_devices(self, array):
@@ -170,37 +180,35 @@ class TrainStep:
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 
-    def _step(self, all_images, all_labels, mean, order, position, step, rate, stop):
+    def _step(self, all_images, all_labels, mean, order, position, step, rate):
         batch_size = self._configs["batch_size"]
-        count = batch_size // self._replicas
-        first = 0
+        count, first, places = batch_size // self._replicas, 0, tf.range(batch_size)
         if self._replicas > 1:
             first = tf.distribute.get_replica_context().replica_id_in_sync_group * count
-        seed = step_seed(self._seed, step)
-        part = batch_part(first, count, batch_size, self._configs)
-        indices = tf.gather(order, position + part.positions)
+            # One image more, thrown away below: mixup mixes the last one with it.
+            places = (first + tf.range(count + 1)) % batch_size
+        seed, chosen = step_seed(self._seed, step), tf.gather(order, position + places)
         images, labels = training_batch(
-            tf.gather(all_images, indices),
-            tf.gather(all_labels, indices),
+            tf.gather(all_images, chosen),
+            tf.gather(all_labels, chosen),
             mean,
-            seed,
-            part,
+            draw(seed, batch_size, all_images.shape[1:], self._configs).take(places),
             self._configs,
             self._network.output_shape[-1],
         )
-        with dropout_stream(stream_seed(seed, DROPOUT), first):
-            return self._update(images, labels, rate, stop)
+        with dropout_stream(stream_seed(seed, "dropout"), first):
+            return self._update(images[:count], labels[:count], rate, step)
 
     def update(
-        self, images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor, stop: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self, images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Forward, backward and update on this replica's part of the global batch.
 
         Args:
             images: float32 ``[B, H, W, C]``, of ``training_batch``.
             labels: float32 ``[B, K]``.
             rate: float32 scalar, the learning rate.
-            stop: float32 scalar, 1 if this process was told to stop, else 0.
+            step: int64 scalar, completed steps of the whole run.
 
         Returns:
             What ``run`` does, of one step.
@@ -209,13 +217,14 @@ class TrainStep:
             logits = self._network(images, training=True)
             losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / self._configs["batch_size"]
-        gradients = tape.gradient(loss, self._variables)
+        gradients = tape.gradient(loss, self._trained)
         right = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
         right = tf.math.count_nonzero(right, dtype=tf.float32)
-        *gradients, loss, right, stop = self._sum_over_replicas([*gradients, loss, right, stop])
-        self._optimizer.apply(self._with_l2(gradients), rate)
-        self._move_average()
-        return loss, right, stop
+        *gradients, loss, right = self._sum_over_replicas([*gradients, loss, right])
+        self._optimizer.apply(self._with_l2(gradients), rate, step)
+        if self._average is not None:
+            self._move_average(step)
+        return loss, right
 
     def _sum_over_replicas(self, tensors):
         """All in one piece: what an exchange costs is mostly its number of messages."""
@@ -232,13 +241,11 @@ class TrainStep:
         factor = 2 * self._configs["l2"]
         return [
             gradient + factor * variable if id(variable) in self._decayed else gradient
-            for variable, gradient in zip(self._variables, gradients, strict=True)
+            for variable, gradient in zip(self._trained, gradients, strict=True)
         ]
 
-    def _move_average(self):
-        if self._average is None:
-            return
-        share = 1.0 - self._configs["ema_decay"]
+    def _move_average(self, step):
+        share = 1.0 - ema_decay(self._configs["ema_decay"], step)
         for shadow, variable in zip(self._average.weights, self._network.weights, strict=True):
             before = tf.convert_to_tensor(shadow)
             assign(shadow, before - share * (before - tf.convert_to_tensor(variable)))

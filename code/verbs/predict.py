@@ -92,8 +92,8 @@ def predict(
             for p in probabilities if text or row < GALLERY else ():
                 best = int(p.argmax())
                 if text:
-                    values = map(repr, map(float, p))
-                    writer.writerow([row, names[row], class_names[best], float(p[best]), *values])
+                    values = map(str, p)  # float32, never rounded
+                    writer.writerow([row, names[row], class_names[best], p[best], *values])
                 if row < GALLERY:
                     shown.append((names[row], class_names[best], float(p[best])))
                 row += 1
