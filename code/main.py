@@ -174,16 +174,17 @@ def _predict(parser) -> None:
 
 
 def _export(parser) -> None:
-    add = _add_places(parser, mirror=False).add_argument
+    _add_run(parser)
+    add = parser.add_argument
     formats = ("keras", "savedmodel", "onnx", "litert")
     add("--format", choices=formats, required=True, help="kind of file")
     add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
 def _report(parser) -> None:
-    _add_preset(parser)
-    add = parser.add_argument
-    add("save_dir", nargs="?", type=Path, metavar="RUN", help="folder of the run or study")
+    _add_run(parser)
+    add, same = parser.add_argument, argparse.SUPPRESS
+    add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
     add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
 
 
@@ -206,30 +207,29 @@ def _add_keys(parser, data):
     return groups
 
 
-def _add_places(parser, mirror=True):
+def _add_places(parser):
     """The flags that name the run and the data; gives the group of the data."""
-    _add_preset(parser)
-    parser.add_argument(
-        "--save-dir",
-        type=Path,
-        metavar="RUN",
-        help="folder of the run (default: code/saved_models/PRESET)",
-    )
+    _add_run(parser)
     parser.set_defaults(data_dir=CODE / "data")
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
     )
-    if mirror:
-        group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
+    group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
     return group
 
 
-def _add_preset(parser) -> None:
+def _add_run(parser) -> None:
     presets = tuple(Configure.PRESETS)
     parser.set_defaults(preset=presets[0], save_dir=None)
     parser.add_argument(
         "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
+    )
+    parser.add_argument(
+        "--save-dir",
+        type=Path,
+        metavar="RUN",
+        help="folder of the run (default: code/saved_models/PRESET)",
     )
 
 

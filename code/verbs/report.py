@@ -46,15 +46,17 @@ code, pre { font: .85rem/1.4 ui-monospace, monospace; }
 figure { margin: 1rem 0; overflow-x: auto; break-inside: avoid; }
 img { max-width: 100%; height: auto; border-radius: 4px; }
 svg { width: 100%; max-width: 24rem; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { display: block; overflow-x: auto; border-collapse: collapse;
+  font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; font-weight: normal; overflow-wrap: anywhere; }
-th, .numbers td { overflow-wrap: normal; }
+thead th, .numbers td { overflow-wrap: normal; }
 thead th { color: var(--soft); }
 .numbers td { text-align: right; }
 .numbers thead th + th { text-align: right; }
 @media screen and (max-width: 40rem) {
-  img { max-width: none; width: 40rem; } .numbers { font-size: .85rem; } }
+  img { max-width: none; width: 40rem; } .numbers { font-size: .8rem; }
+  .numbers td, .numbers th { padding-right: .5rem; } }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; } }
 </style>
 </head>

@@ -55,7 +55,9 @@ def tune(
         UserError: see ``machine.errors`` for what else can go wrong.
     """
     extras.require("optuna")
-    given = {"epochs": EPOCHS, **overrides}
+    overrides = dict(overrides)
+    epochs = overrides.pop("epochs", EPOCHS)
+    given = {**overrides, "epochs": epochs}
     model_configs, training_configs = Configure.configure(preset, given)
     seed = model_configs["seed"]
     if not training_configs["valid_size"]:
@@ -111,10 +113,10 @@ def tune(
     if training_configs["dataset"] != "shapes":
         command += ["--data-dir", data_dir]
     command += Configure.flags({**overrides, **best.user_attrs["overrides"]})
-    epochs = training_configs["epochs"]
     print(
         f"best of {len(study.trials)} trials: trial {best.number}, valid accuracy "
-        f"{100 * best.value:.2f} % after {epochs} epochs\n{shlex.join(map(str, command))}"
+        f"{100 * best.value:.2f} % after {epochs} epochs; to train it in full:\n"
+        f"{shlex.join(map(str, command))}"
     )
 
 
