@@ -258,14 +258,7 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
     Returns:
         A sentence for each.
     """
-    lines = []
-    for name in overrides:
-        for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
-            found = configs[other]
-            if found not in values if values else not found:
-                wanted = " or ".join(values) if values else "above 0"
-                lines.append(f"{name} has no effect: it needs {other} {wanted}, found {found}")
-                break
+    lines = [line for name in overrides if (line := lacks(name, configs))]
     period, ends = configs["t_0"], [0]
     if configs["schedule"] == "cosine" and period:
         epochs = configs["epochs"] - configs["warmup_epochs"]
@@ -279,6 +272,16 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
                 "would end with one"
             )
     return lines
+
+
+def lacks(name: str, configs: dict[str, Any]) -> str:
+    """Why a key has no effect in the complete ``training_configs``, in a sentence; "" if it has."""
+    for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
+        found = configs[other]
+        if found not in values if values else not found:
+            wanted = " or ".join(values) if values else "above 0"
+            return f"{name} has no effect: it needs {other} {wanted}, found {found}"
+    return ""
 
 
 def flags(values: dict[str, Any]) -> list[str]:

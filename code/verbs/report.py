@@ -91,8 +91,11 @@ def _run_page(folder: Path) -> tuple[str, str]:
     record = records.read_record(folder)
     configs = {**record["model_configs"], **record["training_configs"]}
     last, metrics = record["last_epoch"], _read_metrics(folder, record)
-    parts = [_text(_summary(record, metrics)), _section("Command", _code(_command(record)))]
-    parts.append(_section("Training", _picture(folder / "curves.png"), _table(last)))
+    parts = [
+        f"<p>{escape(_summary(record, metrics))}</p>",
+        _section("Command", _code(_command(record))),
+        _section("Training", _picture(folder / "curves.png"), _table(last)),
+    ]
     if metrics:
         name = f"Test on {metrics['n']:,} images"
         classes = _class_table(metrics, record["class_names"])
@@ -100,15 +103,17 @@ def _run_page(folder: Path) -> tuple[str, str]:
         if "confidence_bins" in metrics:
             parts.append(_section("Reliability", _reliability(metrics)))
         parts.append(_section("Mistakes", _picture(folder / "mistakes.png")))
-    shown = ("classes.png", "augmented_batch.png")
-    parts.append(_section("Data", *(_picture(folder / name) for name in shown)))
-    parts.append(_section("Configuration", _table(configs)))
     digests = {f"{name} data": digest for name, digest in record["data_digests"].items()}
     digests |= {key: value for key, value in record.items() if key.endswith("sha256")}
-    parts.append(_section("Digests (SHA-256)", _table(digests)))
     machine = {**record["versions"], **record["hardware"], "precision": record["precision"]}
     machine["changes on the way"] = record["machine_changes"]
-    parts.append(_section("Versions and machine", _table(machine)))
+    pictures = (_picture(folder / name) for name in ("classes.png", "augmented_batch.png"))
+    parts += [
+        _section("Data", *pictures),
+        _section("Configuration", _table(configs)),
+        _section("Digests (SHA-256)", _table(digests)),
+        _section("Versions and machine", _table(machine)),
+    ]
     return f"{record['network']} on {record['dataset']}", "\n".join(parts)
 
 
@@ -215,10 +220,6 @@ def _reliability(metrics: dict) -> str:
 def _section(name: str, *parts: str) -> str:
     inside = "\n".join(part for part in parts if part)
     return f"<section><h2>{escape(name)}</h2>\n{inside}\n</section>" if inside else ""
-
-
-def _text(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
 
 
 def _code(text: str) -> str:

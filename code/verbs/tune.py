@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import io
 import json
-import os
 import shlex
 import warnings
 from pathlib import Path
@@ -66,7 +65,11 @@ def tune(
     split = DataLoader.train_valid_split(
         data.x_train, data.y_train, training_configs["valid_size"], seed
     )
-    searched = _searched(overrides, training_configs)
+    searched = {
+        name: values
+        for name, values in Configure.TUNED.items()
+        if name not in overrides and not Configure.lacks(name, training_configs)
+    }
     search = {
         "preset": preset,
         "model_configs": model_configs,
@@ -78,7 +81,10 @@ def tune(
     import optuna
     from optuna.trial import TrialState
 
-    with _optuna_as_library(), Signals() as signals:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # What Optuna warns of is its own: interfaces that may change, trials too few for a picture.
+    with warnings.catch_warnings(), Signals() as signals:
+        warnings.simplefilter("ignore")
         study = _open_study(save_dir, json.loads(json.dumps(search)))
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -95,10 +101,7 @@ def tune(
                 study.optimize(
                     objective,
                     timeout=None if minutes is None else 60 * minutes,
-                    callbacks=[
-                        optuna.study.MaxTrialsCallback(trials, ended),
-                        lambda study, trial: _print_trial(study, trial),
-                    ],
+                    callbacks=[_print_trial, optuna.study.MaxTrialsCallback(trials, ended)],
                 )
             except InterruptedRunError as error:
                 raise InterruptedRunError(
@@ -118,19 +121,6 @@ def tune(
         f"{100 * best.value:.2f} % after {epochs} epochs; to train it in full:\n"
         f"{shlex.join(map(str, command))}"
     )
-
-
-def _searched(overrides: dict, configs: dict) -> dict[str, Configure.Range]:
-    keys = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}
-    return {
-        name: values
-        for name, values in Configure.TUNED.items()
-        if name not in overrides
-        and all(
-            configs[other] in wanted if wanted else configs[other]
-            for other, wanted in keys[name].needs.items()
-        )
-    }
 
 
 def _draw(trial, name: str, values: Configure.Range):
@@ -169,17 +159,6 @@ def _train(trial, configs, split, num_classes: int, signals) -> float:
     return progress.history[-1]["valid_accuracy"]
 
 
-@contextlib.contextmanager
-def _optuna_as_library():
-    """Within this context, Optuna prints nothing: its warnings are of its own versions."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def _open_study(folder: Path, search: dict):
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -187,8 +166,9 @@ def _open_study(folder: Path, search: dict):
     path = folder / DATABASE
     with files.storing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    with _alone(folder):  # two processes must not make the tables at the same time
+        file = path.open("ab")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two processes must not make the tables together
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
@@ -216,16 +196,6 @@ def _open_study(folder: Path, search: dict):
             f"{'; '.join(differences)}; use the old values, or another --save-dir"
         )
     return study
-
-
-@contextlib.contextmanager
-def _alone(folder: Path):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _print_trial(study, trial) -> None:
