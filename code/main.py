@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
         if "save_dir" in values:
-            folder = values["save_dir"] or SAVED_MODELS / values["preset"]
+            name = values["preset"] + ("-tune" if verb == "tune" else "")
+            folder = values["save_dir"] or SAVED_MODELS / name
             values["save_dir"] = folder.resolve()
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         (_train, "train the report's final learner, or another preset"),
         (_test, "measure a finished run on the public test images"),
         (_predict, "write the class probabilities of images to predictions.npy"),
+        (_export, "write a finished run's network as a file that other programs read"),
+        (_report, "write one HTML page of a finished run or study"),
+        (_tune, "search for a better configuration by short trainings"),
     ):
         name = add_flags.__name__.removeprefix("_")
         verb = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -106,11 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parser) -> None:
-    data = _add_places(parser)
-    groups = {"data": data}
-    groups |= {name: parser.add_argument_group(name) for name in ("network", "training")}
-    groups |= {name: parser.add_argument_group(name) for name in ("augmentation", "output")}
-    add = groups["output"].add_argument
+    groups = _add_keys(parser, _add_places(parser))
+    add = parser.add_argument_group("output").add_argument
     add(
         "--fresh",
         action="store_true",
@@ -122,6 +123,7 @@ def _train(parser) -> None:
         metavar="MINUTES",
         help="minutes between saves within an epoch (default: 10); each epoch ends with one",
     )
+    add("--tensorboard", action="store_true", help="write RUN/tensorboard too, for TensorBoard")
     groups["training"].add_argument(
         "--strategy",
         choices=Configure.STRATEGIES,
@@ -133,10 +135,6 @@ def _train(parser) -> None:
     groups["training"].add_argument(
         "--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from"
     )
-    parser.set_defaults(overrides={})
-    for name, key in {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}.items():
-        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
-        _add_key(groups[group], name, key)
 
 
 def _test(parser) -> None:
@@ -174,10 +172,55 @@ def _predict(parser) -> None:
     _add_inference(parser)
 
 
+def _export(parser) -> None:
+    _add_run(parser)
+    add = parser.add_argument
+    formats = ("keras", "savedmodel", "onnx", "litert")
+    add("--format", choices=formats, required=True, help="kind of file")
+    add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
+
+
+def _report(parser) -> None:
+    _add_run(parser)
+    add, same = parser.add_argument, argparse.SUPPRESS
+    add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
+    add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
+
+
+def _tune(parser) -> None:
+    _add_keys(parser, _add_places(parser))
+    add = parser.add_argument_group("search").add_argument
+    add("--trials", type=int, help="trainings in all, of all processes (default: 50)")
+    add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
+
+
+def _add_keys(parser, data):
+    """The flags of the configuration, in their groups; ``data`` is one of those."""
+    parser.set_defaults(overrides={})
+    groups = {"data": data}
+    for name in ("network", "training", "augmentation"):
+        groups[name] = parser.add_argument_group(name)
+    for name, key in {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}.items():
+        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
+        _add_key(groups[group], name, key)
+    return groups
+
+
 def _add_places(parser):
     """The flags that name the run and the data; gives the group of the data."""
+    _add_run(parser)
+    parser.set_defaults(data_dir=CODE / "data")
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
+    )
+    group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
+    return group
+
+
+def _add_run(parser) -> None:
     presets = tuple(Configure.PRESETS)
-    parser.set_defaults(preset=presets[0], save_dir=None, data_dir=CODE / "data")
+    parser.set_defaults(preset=presets[0], save_dir=None)
     parser.add_argument(
         "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
     )
@@ -187,12 +230,6 @@ def _add_places(parser):
         metavar="RUN",
         help="folder of the run (default: code/saved_models/PRESET)",
     )
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
-    )
-    group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
-    return group
 
 
 def _add_inference(parser) -> None:
