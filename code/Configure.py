@@ -165,6 +165,9 @@ KEY_GROUPS = {
 }
 """The keys of each group of flags; a key of no other group is one of training."""
 
+LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
+"""The layouts of a .npy of images: rows of 3,072 by channel or by pixel, or four axes."""
+
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 """The devices that train (machine/cluster.py). They change how fast, not what: no key of a run."""
 

@@ -17,7 +17,6 @@ from machine.errors import EXIT_CODES, StorageError
 CODE = Path(__file__).resolve().parent
 SAVED_MODELS = CODE / "saved_models"
 INTERRUPTED = 130
-LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -199,7 +198,7 @@ def _add_places(parser):
 def _add_inference(parser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument(
-        "--layout", choices=LAYOUTS, help="layout of a .npy of images (default: auto)"
+        "--layout", choices=Configure.LAYOUTS, help="layout of a .npy of images (default: auto)"
     )
     group.add_argument(
         "--precision",

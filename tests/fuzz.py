@@ -9,9 +9,7 @@ import argparse
 import hashlib
 import io
 import json
-import pickle
 import sys
-import tarfile
 import tempfile
 import tracemalloc
 import warnings
@@ -21,6 +19,8 @@ import numpy as np
 from saved import FINISHED
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+
+import batches
 
 import DataLoader
 from machine.errors import UserError
@@ -32,6 +32,7 @@ from sources import cifar
 
 MEMORY_BYTES_MAX = 64 << 20
 ROWS = 4
+IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 32, 32, 3), np.uint8)
 
 
 def mutate(data: bytes, generator: np.random.Generator) -> bytes:
@@ -58,44 +59,25 @@ def mutate(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(head)
 
 
-def batch(seed: int = 0) -> bytes:
-    """A small pickled batch, arrays as an official one has them."""
-    generator = np.random.default_rng(seed)
-    return pickle.dumps(
-        {
-            b"data": generator.integers(0, 256, (ROWS, 3072), np.uint8),
-            b"labels": generator.integers(0, 10, ROWS).tolist(),
-        },
-        protocol=3,
-    )
-
-
-def archive(folder: str, files: dict[str, bytes]) -> bytes:
-    """A gzipped tar of the files."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 def picture(kind: str) -> bytes:
     """A 32x32 picture."""
     from PIL import Image
 
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
+    Image.fromarray(IMAGES[0]).save(buffer, kind)
     return buffer.getvalue()
 
 
-def array() -> bytes:
-    """A ``.npy`` file of images."""
+def array(values: np.ndarray) -> bytes:
+    """A ``.npy`` file."""
     buffer = io.BytesIO()
-    np.save(buffer, np.random.default_rng(0).integers(0, 256, (ROWS, 32, 32, 3), np.uint8))
+    np.save(buffer, values)
     return buffer.getvalue()
+
+
+def read_batches(path: Path) -> None:
+    # The address is refused: without batches there is nothing to read.
+    cifar.load(path.parent, batches.SOURCE, mirror="none:")
 
 
 def read_images(path: Path) -> None:
@@ -105,16 +87,13 @@ def read_images(path: Path) -> None:
 
 def readers(folder: Path) -> dict:
     """For each reader: the file to damage, a sound content, and how it is read."""
-    python = folder / cifar.PYTHON_FOLDER
-    binary = folder / cifar.BINARY_FOLDER
-    for each in (python, binary):
-        each.mkdir()
-    names = list(cifar.BATCH_MD5)
-    rows = np.random.default_rng(0).integers(0, 256, (ROWS, 3073), np.uint8)
-    rows[:, 0] %= 10
-    for name in names:
-        (python / name).write_bytes(batch())
-        (binary / f"{name}.bin").write_bytes(rows.tobytes())
+    extracted, tar, classes = folder / "extracted", folder / "tar", folder / "classes"
+    for each in (extracted, tar, classes / "a", classes / "b"):
+        each.mkdir(parents=True)
+    for name, content in batches.FILES.items():
+        (extracted / name).write_bytes(content)
+    for name in ("a/1.png", "a/2.jpg", "b/1.png"):
+        (classes / name).write_bytes(picture("PNG" if name.endswith("png") else "JPEG"))
     weights, network = folder / "weights", resnet_v1(depth=8, width=1)
     weights.mkdir()
     record = save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
@@ -130,25 +109,21 @@ def readers(folder: Path) -> dict:
         state.load(path.parent)
 
     return {
-        "pickled batch": (python / names[0], batch(), lambda path: cifar.read(python)),
-        "binary batch": (
-            binary / f"{names[0]}.bin",
-            rows.tobytes(),
-            lambda path: cifar.read(binary),
-        ),
-        "python archive": (
-            folder / "cifar-10-python.tar.gz",
-            archive(cifar.PYTHON_FOLDER, dict.fromkeys(names, batch())),
-            cifar.read,
-        ),
-        "binary archive": (
-            folder / cifar.BINARY_ARCHIVE,
-            archive(cifar.BINARY_FOLDER, {f"{name}.bin": rows.tobytes() for name in names}),
-            cifar.read,
-        ),
-        "private .npy": (folder / "images.npy", array(), read_images),
+        "batch": (extracted / "test_batch", batches.FILES["test_batch"], read_batches),
+        "tar of batches": (tar / "x.tar", batches.archive(mode="w:"), read_batches),
+        "private .npy": (folder / "images.npy", array(IMAGES), read_images),
         "PNG": (folder / "image.png", picture("PNG"), read_images),
         "JPEG": (folder / "image.jpg", picture("JPEG"), read_images),
+        "labels": (
+            folder / "labels.npy",
+            array(np.arange(ROWS)),
+            lambda path: DataLoader.load_labels(path, ROWS, 10),
+        ),
+        "class folders": (
+            classes / "b" / "1.png",
+            picture("PNG"),
+            lambda path: DataLoader.load_data(classes, "folder"),
+        ),
         "state": (
             folder / "unsealed.npz",
             state.encode({"a": np.zeros(99, np.float32)}, {"run": {}, "progress": {}})[:-32],

@@ -1,7 +1,5 @@
 """sources/cifar.py: only official bytes are read, wherever they lie and in whatever wrapping."""
 
-import hashlib
-import io
 import os
 import pickle
 import tarfile
@@ -9,55 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import ARCHIVE, BATCHES, FILES, SOURCE, TEST, TRAIN, archive, pickled, source
 
 import DataLoader
 from machine.errors import DataError
 from sources import cifar, download
-
-ROWS = 4  # in each small batch
-TRAIN, TEST = ("data_batch_1", "data_batch_2"), ("test_batch",)
-
-
-def pickled(value):
-    """A pickle with the names of modules that the official batches have."""
-    return pickle.dumps(value, 3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-
-
-def batch(index):
-    generator = np.random.default_rng(index)
-    return {
-        b"batch_label": b"training batch",
-        b"labels": generator.integers(0, 10, ROWS).tolist(),
-        b"data": generator.integers(0, 256, (ROWS, 3072), np.uint8),
-        b"coarse_labels": [0] * ROWS,
-    }
-
-
-BATCHES = {name: batch(index) for index, name in enumerate(TRAIN + TEST)}
-FILES = {name: pickled(content) for name, content in BATCHES.items()}
-
-
-def archive(files=FILES, mode="w:gz"):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def source(files=FILES, labels=b"labels"):
-    """A small data set in the official format, official because this table says so."""
-    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    train, test = ({name: md5[name] for name in part} for part in (TRAIN, TEST))
-    content = archive(files)
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = "cifar-10-python.tar.gz"
-    return cifar.Source(name, len(content), sha256, train, test, labels, ("a", "b")), content
-
-
-SOURCE, ARCHIVE = source()
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +59,7 @@ def test_batches_are_found_in_any_folder(tmp_path, folder):
 def test_the_archive_is_found_under_any_name(tmp_path, name):
     write(tmp_path / "data", {name: ARCHIVE})
     assert_is_the_small_set(cifar.load(tmp_path / "data", SOURCE))
+    assert_is_the_small_set(cifar.load(tmp_path / "data" / name, SOURCE))
 
 
 def test_a_plain_tar_is_read(tmp_path):
@@ -236,10 +191,20 @@ def test_links_out_of_an_archive_and_pipes_are_not_followed(tmp_path):
         cifar.load(tmp_path, SOURCE)
 
 
-def test_a_cut_tar_is_named(tmp_path):
-    write(tmp_path, {"x.tar": archive(mode="w:")[:700]})
-    with pytest.raises(DataError, match=r"x\.tar: expected a sound archive"):
+def test_a_cut_tar_gives_what_is_sound_in_it(tmp_path):
+    whole = archive(mode="w:")
+    write(tmp_path, {"x.tar": whole[: whole.index(b"test_batch") + 700]})
+    write(tmp_path, {"test_batch": FILES["test_batch"]})
+    assert_is_the_small_set(cifar.load(tmp_path, SOURCE))
+    (tmp_path / "x.tar").write_bytes(whole[:700])
+    with pytest.raises(DataError, match="data_batch_"):
         cifar.load(tmp_path, SOURCE)
+
+
+def test_damage_in_the_cache_of_keras_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "fetch", fetch_the_archive)
+    write(tmp_path / "keras" / "datasets", FILES | {"test_batch": b"damaged"})
+    assert_is_the_small_set(cifar.load(tmp_path / "data", SOURCE, "http://mirror/"))
 
 
 def test_the_official_batches_are_right():

@@ -7,8 +7,8 @@ import main
 
 CODE = Path(main.__file__).parent
 ROOMS = (
-    *("main", "study", "Model", "Network", "training", "runs", "ImageUtils", "DataLoader"),
-    *("sources", "machine", "Configure"),
+    *("main", "verbs", "study", "Model", "Network", "training", "runs", "ImageUtils"),
+    *("DataLoader", "sources", "machine", "Configure"),
 )
 MODULES = sorted(CODE.rglob("*.py"))
 

@@ -254,7 +254,7 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         default = key.default
         if isinstance(default, bool):
             default = "on" if default else "off"
-        assert re.search(rf"{flag} (?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
+        assert re.search(rf"{flag}\b(?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         ("predict --save-dir {run} --input {tmp}/unit.npy", 3, "{tmp}/unit.npy: expected pixels"),
         ("predict --save-dir {run} --layout rows", 2, "argument --layout: invalid choice: 'rows'"),
         ("predict --save-dir {run} --output {tmp}", 2, "output: expected a file to write, found"),
-        ("test --save-dir {run} --precision fp16", 2, "argument --precision: invalid choice: 'fp16'"),
+        ("test --save-dir {run} --precision fp16", 2, "argument --precision: invalid choice"),
         ("train --epoch 60", 2, "unrecognized arguments: --epoch 60"),
         ("train --save-minutes nan", 2, "argument --save-minutes: expected 0 or more, found 'nan'"),
         ("predict --save-dir {run} --output {tmp}/no/out.npy", 6, "cannot write {tmp}/no/out.npy"),

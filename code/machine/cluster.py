@@ -12,18 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from Configure import STRATEGIES
-from machine.errors import RunError, UserError, WorkerError
-from runs import folder as Checkpoint
-from runs import record as run_record
-from runs import state as run_state
+from machine.errors import UserError, WorkerError
 
 START_MINUTES = 10  # for all workers of a job to have come
 QUIET_SECONDS = 5  # until those that have not come yet are named
@@ -86,13 +80,13 @@ def local_devices() -> list[str]:
 
 def devices_of(strategy: tf.distribute.Strategy) -> list[str]:
     """Names of the devices of this process, whatever it does with them."""
-    return list(strategy.extended.worker_devices) if _has_workers(strategy) else local_devices()
+    return list(strategy.extended.worker_devices) if has_workers(strategy) else local_devices()
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """If this process is the one that writes files and speaks."""
     cluster = strategy.cluster_resolver
-    if not _has_workers(strategy):
+    if not has_workers(strategy):
         return True
     chiefs = "chief" if "chief" in cluster.cluster_spec().jobs else "worker"
     return (cluster.task_type, cluster.task_id) == (chiefs, 0)
@@ -101,7 +95,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def describe(strategy: tf.distribute.Strategy) -> dict[str, int]:
     """Number of processes and of replicas, for the record of a run."""
     workers = 1
-    if _has_workers(strategy):
+    if has_workers(strategy):
         workers = sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values()))
     return {"workers": workers, "replicas": strategy.num_replicas_in_sync}
 
@@ -111,7 +105,7 @@ def share(strategy: tf.distribute.Strategy, data: bytes) -> bytes:
 
     Collective: every process of the job must call it.
     """
-    if not _has_workers(strategy):
+    if not has_workers(strategy):
         return data
     length = int.from_bytes(_share(strategy, len(data).to_bytes(8, "little"), 8), "little")
     # TensorFlow's collectives crash on an empty array.
@@ -123,39 +117,9 @@ def any_process(strategy: tf.distribute.Strategy, told: bool) -> bool:
 
     Collective: every process of the job must call it.
     """
-    if not _has_workers(strategy):
+    if not has_workers(strategy):
         return told
-    return bool(_sum_over_processes(strategy, np.float32([told]))[0])
-
-
-def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
-    """Compare what this process would train with what the chief would.
-
-    Collective. It comes before the network is built: workers that build other networks wait for
-    each other without end.
-
-    Args:
-        strategy: of ``make_strategy``.
-        record: the keys of ``Checkpoint.require_same``.
-
-    Raises:
-        RunError: they differ.
-        WorkerError: those of another worker differ.
-    """
-    own, difference = json.dumps(record), None
-    chief = share(strategy, own.encode())
-    try:
-        run_record.require_same(json.loads(chief), json.loads(own))
-    except RunError as error:
-        difference = error
-    refused = int(_sum_over_processes(strategy, np.float32([difference is not None]))[0])
-    if difference is not None:
-        raise difference
-    if refused:
-        raise WorkerError(
-            f"expected every worker to train what the chief does, found {refused} that would not; "
-            "what differs is in their own errors"
-        )
+    return bool(sum_over_processes(strategy, np.float32([told]))[0])
 
 
 @contextlib.contextmanager
@@ -179,115 +143,7 @@ def joining(name: str = "auto"):
         ) from error
 
 
-class SharedRun:
-    """A run's folder for all workers: the chief reads and writes it, the others are told.
-
-    Args:
-        strategy: of ``make_strategy``.
-        folder: of the run; not touched in other processes than the chief.
-        record: see ``Checkpoint.Run``.
-
-    Raises:
-        UserError: see ``Checkpoint.Run``.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, folder: Path, record: dict):
-        self._strategy = strategy
-        self._run = Checkpoint.Run(folder, record) if is_chief(strategy) else None
-
-    def __enter__(self):
-        if self._run is not None:
-            with self._telling_the_others():
-                self._run.__enter__()
-        return self
-
-    def __exit__(self, *exception):
-        if self._run is not None:
-            self._run.__exit__(*exception)
-
-    @property
-    def machine_changes(self) -> list[str]:
-        """Of ``Checkpoint.Run``; nothing in other processes than the chief."""
-        return self._run.machine_changes if self._run is not None else []
-
-    def begin(self, fresh: bool, state_bytes: int) -> bool:
-        """What ``Checkpoint.Run.begin`` says to the chief, in every process.
-
-        Args:
-            fresh: start over, whatever the folder holds.
-            state_bytes: of one state, to see if the disk has room.
-
-        Raises:
-            UserError: see ``Checkpoint.Run.begin`` and ``Checkpoint.Run.require_space``.
-            WorkerError: the chief met one of these.
-        """
-
-        def begin():
-            self._run.require_space(state_bytes)
-            return self._run.begin(fresh)
-
-        return self.in_chief(begin)
-
-    def in_chief(self, work: Callable[[], Any]) -> Any:
-        """Let the chief do something; the others wait for it.
-
-        Collective: every process of the job must call it.
-
-        Args:
-            work: called in the chief only.
-
-        Returns:
-            What ``work`` gives, which must be JSON-serializable, in every process.
-
-        Raises:
-            UserError: of ``work``.
-            WorkerError: the chief met one.
-        """
-        answer = {}
-        if self._run is not None:
-            with self._telling_the_others():
-                answer = {"result": work()}
-        answer = json.loads(share(self._strategy, json.dumps(answer).encode()))
-        if "error" in answer:
-            raise WorkerError(f"the chief could not go on: {answer['error']}")
-        return answer["result"]
-
-    @contextlib.contextmanager
-    def _telling_the_others(self):
-        try:
-            yield
-        except UserError as error:
-            share(self._strategy, json.dumps({"error": str(error)}).encode())
-            raise
-
-    def load_state(self) -> tuple[dict[str, np.ndarray], dict] | None:
-        """The chief's ``Checkpoint.Run.load_state``, in every process."""
-        state = self._run.load_state() if self._run is not None else None
-        if not _has_workers(self._strategy):
-            return state
-        data = b"" if state is None else run_state.encode(*state)
-        data = share(self._strategy, data)
-        return run_state.decode(data) if data else None
-
-    def save_state(self, arrays: dict[str, np.ndarray], progress: dict, wait: bool = False) -> None:
-        """Save in the chief's folder.
-
-        Args:
-            arrays: see ``Checkpoint.Run.save_state``.
-            progress: see there.
-            wait: let the others wait for it; then every process must call this.
-
-        Raises:
-            StorageError: see ``Checkpoint.Run.save_state``.
-            WorkerError: the chief met one, if this waits.
-        """
-        if wait:
-            self.in_chief(lambda: self._run.save_state(arrays, progress))
-        elif self._run is not None:
-            self._run.save_state(arrays, progress)
-
-
-def _has_workers(strategy) -> bool:
+def has_workers(strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
@@ -296,10 +152,10 @@ def _share(strategy, data: bytes, length: int) -> bytes:
     padded = np.zeros(length, np.float32)
     if is_chief(strategy):
         padded[:] = np.frombuffer(data, np.uint8)
-    return _sum_over_processes(strategy, padded).astype(np.uint8).tobytes()
+    return sum_over_processes(strategy, padded).astype(np.uint8).tobytes()
 
 
-def _sum_over_processes(strategy, vector: np.ndarray) -> np.ndarray:
+def sum_over_processes(strategy, vector: np.ndarray) -> np.ndarray:
     """The sum of a float32 vector that is not empty, in every process."""
     results = _compiled_sum(strategy)(tf.constant(vector))
     return strategy.experimental_local_results(results)[0].numpy()

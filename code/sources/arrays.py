@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from Configure import LAYOUTS
 from machine.errors import DataError, UserError
 
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE
-LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
 _FITTING = {
     (PIXELS,): ("planar", "interleaved"),
     (SIDE, SIDE, 3): ("nhwc",),
@@ -33,7 +33,7 @@ def open_images(
     Args:
         path: a ``.npy`` file of shape (N, 3072), (N, 32, 32, 3) or (N, 3, 32, 32), any order and
             any integer or float dtype, with integers in 0..255.
-        layout: one of ``LAYOUTS``; "auto" tells rows by smoothness and four axes by their shape.
+        layout: one of ``Configure.LAYOUTS``; "auto" tells rows by smoothness, four axes by shape.
 
     Returns:
         The layout, one line on how it was decided, N, and a function that gives the images
@@ -143,10 +143,8 @@ def _choose_layout(path: Path, layout: str, sample: np.ndarray) -> tuple[str, st
     if layout in fitting:
         return layout, f"{layout}: as asked for"
     if layout != "auto":
-        raise DataError(
-            f"{path}: expected --layout {' or '.join(fitting)} for images of shape "
-            f"{sample.shape[1:]}, found {layout}; leave it out"
-        )
+        expected = f"--layout {' or '.join(fitting)} for images of shape {sample.shape[1:]}"
+        raise DataError(f"{path}: expected {expected}, found {layout}; leave it out")
     if len(fitting) == 1:
         return fitting[0], f"{fitting[0]}: images of shape {sample.shape[1:]}"
     read = {name: to_nhwc(sample, name) for name in fitting}

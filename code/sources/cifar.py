@@ -90,30 +90,27 @@ def load(
         DownloadError, StorageError: see ``download.fetch``.
     """
     keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
-    paths = [*files_below(data_dir), *files_below(keras)]
     md5 = source.train_md5 | source.test_md5
     batches: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    refused: dict[str, Path] = {}
+    own = list(files_below(data_dir))
+    paths = [*own, *files_below(keras)]
     for path in paths:
-        if path.name in md5 and not _read_batch(path, path.read_bytes, source, batches):
-            refused.setdefault(path.name, path)
+        _read_batch(path, path.read_bytes, source, batches)
     for path in paths:
         _read_archive(path, source, batches)
-    missing = [name for name in md5 if name not in batches]
-    if missing and (batches or refused):
-        path = refused.get(missing[0])
-        found = "another file of that name" if path else "none beside the other batches"
-        raise DataError(
-            f"{path or data_dir}: expected {missing[0]} of MD5 {md5[missing[0]]}, found {found}; "
-            f"unpack {download.OFFICIAL}{source.archive} again"
-        )
-    if missing:
+    seen = {path.name: path for path in own if path.name in md5}
+    if len(batches) < len(md5) and not seen:
         kind = source.archive.removesuffix("python.tar.gz")
-        seen = [path for path in paths if kind in "/".join(path.parts[-2:])]
-        if seen:
-            print(f"Not used, as it is not the official file: {seen[0]}", file=sys.stderr)
-        path = download.fetch(data_dir, *source[:3], mirror)
-        _read_archive(path, source, batches)
+        for path in [path for path in paths if kind in "/".join(path.parts[-2:])][:1]:
+            print(f"Not used, as it is not the official file: {path}", file=sys.stderr)
+        _read_archive(download.fetch(data_dir, *source[:3], mirror), source, batches)
+    for name, expected in md5.items():
+        if name not in batches:
+            found = "another file of that name" if name in seen else "none beside other batches"
+            raise DataError(
+                f"{seen.get(name, data_dir)}: expected {name} of MD5 {expected}, found {found}; "
+                f"unpack {download.OFFICIAL}{source.archive} again"
+            )
     return tuple(
         np.concatenate(parts)
         for names in (source.train_md5, source.test_md5)
@@ -122,12 +119,15 @@ def load(
 
 
 def files_below(folder: Path, depth: int = 4) -> Iterator[Path]:
-    """Yield the files of a folder and of those in it, sorted, without hidden ones and pipes."""
+    """Yield a file, or the files in a folder and its folders; no hidden ones, no pipes."""
+    # Not Path.is_file, which raises where a folder may not be read.
+    if os.path.isfile(folder):
+        yield folder
+        return
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
         return
-    # Not Path.is_file, which raises where a folder may not be read.
     yield from filter(os.path.isfile, paths)
     for path in paths if depth else ():
         if os.path.isdir(path):
@@ -149,12 +149,12 @@ def _read_archive(path: Path, source: Source, batches: dict) -> None:
             for member in filter(tarfile.TarInfo.isreg, archive):
                 content = archive.extractfile(member)
                 _read_batch(path / member.name, content.read, source, batches)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{path}: expected a sound archive, found {error}; delete it") from error
+    except (OSError, tarfile.TarError):
+        return  # of what it lacks, ``load`` tells
 
 
-def _read_batch(path: Path, read: Callable[[], bytes], source: Source, batches: dict) -> bool:
-    """Add a batch to ``batches``, unless it is there or not official; give if it is there now."""
+def _read_batch(path: Path, read: Callable[[], bytes], source: Source, batches: dict) -> None:
+    """Add an official batch that ``batches`` lacks."""
     md5 = (source.train_md5 | source.test_md5).get(path.name)
     if md5 and path.name not in batches:
         try:
@@ -163,7 +163,6 @@ def _read_batch(path: Path, read: Callable[[], bytes], source: Source, batches: 
             raise DataError(f"{path}: cannot be read: {error}; copy it again") from error
         if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5:
             batches[path.name] = _unpickle(path, data, source)
-    return path.name in batches
 
 
 class _BatchUnpickler(pickle.Unpickler):

@@ -28,12 +28,7 @@ class _BrokenTransferError(Exception):
 
 
 def fetch(
-    folder: Path,
-    name: str,
-    size: int,
-    sha256: str,
-    mirror: str | None = None,
-    timeout: float = 30.0,
+    folder: Path, name: str, size: int, sha256: str, mirror: str | None = None, timeout: float = 30
 ) -> Path:
     """Download an archive into a folder, going on from an earlier, interrupted download.
 
@@ -66,32 +61,26 @@ def fetch(
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"Waiting for another process that downloads {target}", file=sys.stderr)
+                _say(f"Waiting for another process that downloads {target}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
                 minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
-                print(
+                _say(
                     f"Downloading {url} to {target}. The official server sends about 50 kB/s, "
                     f"{minutes:.0f} minutes for this; a download that breaks can go on. Faster: "
-                    f"--mirror, or bring {name} from elsewhere into {folder}.",
-                    file=sys.stderr,
-                    flush=True,
+                    f"--mirror, or bring {name} from elsewhere into {folder}."
                 )
                 _transfer_all(url, part, size, timeout)
                 if (found := file_sha256(part)) != sha256:
                     part.unlink()
                     raise DownloadError(
-                        f"{url}: expected SHA-256 {sha256}, found {found}; the download was "
-                        "removed: run again, or use another --mirror"
+                        f"{url}: expected SHA-256 {sha256}, found {found}; use another --mirror"
                     )
                 with part.open("rb+") as file:
                     os.fsync(file.fileno())
                 os.replace(part, target)
             elif file_sha256(target) != sha256:
-                raise DataError(
-                    f"{target}: expected SHA-256 {sha256}, found another; it is incomplete or "
-                    "damaged: delete it"
-                )
+                raise DataError(f"{target}: expected SHA-256 {sha256}, found another; delete it")
     return target
 
 
@@ -126,10 +115,8 @@ def _transfer(url: str, part: Path, size: int, timeout: float, bar: tqdm) -> Non
             part.unlink()
             raise _BrokenTransferError("an answer for another range than the one asked for")
         if answer.length not in (None, size - start):
-            raise DownloadError(
-                f"{url}: expected a file of {size:,} bytes, found {start + answer.length:,}; check "
-                "the address"
-            )
+            found = f"{start + answer.length:,}"
+            raise DownloadError(f"{url}: expected {size:,} bytes, found {found}; check the address")
         bar.n = start
         with part.open("ab" if start else "wb") as file:
             while start < size:
@@ -151,12 +138,14 @@ def _network(url: str):
         with error:
             if error.code >= 500:
                 raise _BrokenTransferError(f"HTTP {error.code}") from error
-            raise DownloadError(
-                f"{url}: expected the archive, found HTTP {error.code} {error.reason}; check the "
-                f"address; the official one is in {OFFICIAL}"
-            ) from error
+            found = f"HTTP {error.code} {error.reason}"
+            raise DownloadError(f"{url}: expected a file, found {found}; check it") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _BrokenTransferError(f"no connection ({error})") from error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _bytes_in(part: Path) -> int:
