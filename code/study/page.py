@@ -24,18 +24,18 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         return "\n\n".join(parts) + "\n"
     epochs = _all(rows, "epochs")
     parts.append(
-        f"Data: {results['dataset']}, {results['test_images']} test images. Every run was tested "
-        "once, at its last epoch; nothing was chosen by it. Accuracy is top-1, in percent: the mean "
-        "over the seeds, ± the standard deviation, and each seed's own. Differences are in points, "
-        "with their 95 % interval: Student's t of the differences paired by seed, or of the test "
-        "images alone where there is one pair."
+        f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
+        "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
+        "deviation, and each seed's own; for one seed, Wilson's 95 % interval. Differences are in "
+        "points, with their 95 % interval: Student's t of the differences paired by seed, or of the "
+        "test images alone where there is one pair."
     )
-    if {run["epochs"] for row in rows for run in row["runs"]} != {results["report_epochs"]}:
+    if results["report_epochs"] and epochs != str(results["report_epochs"]):
         parts.append(
             f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
-            f"{results['report_epochs']}. So these accuracies are not those of the report, and what "
-            "helps a short run may not help a long one, nor the other way round: regularization "
-            "(mixup, dropout, more augmentation) usually pays late."
+            f"{results['report_epochs']}. So these accuracies are not those of the report, and "
+            "what helps a short run may not help a long one, nor the other way round: "
+            "regularization (mixup, dropout, more augmentation) usually pays late."
         )
     parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
     parts += [f"![{text}]({name})\n\n{text}" for name, text in pictures.items()]
