@@ -16,10 +16,8 @@ import tensorflow as tf
 import Configure
 import Model
 from machine import cluster, processor
-from Network import updated_variables
 from training.layers import dropout_stream
 from training.loop import steps_in_call
-from training.optimizers import make_optimizer
 from training.step import TrainStep, step_seed
 from turns import Turns, images
 
@@ -90,19 +88,8 @@ def _bare_step(precision, batch_size, in_call=None, xla=False):
     """A function that takes a number of bare steps."""
     model_configs, training_configs = _configs(precision, batch_size)
     model = Model.Model(model_configs)
-    updated = [variable.value for variable in updated_variables(model.network)]
     x, y = images(batch_size)
-    bare = TrainStep(
-        model.network,
-        updated,
-        make_optimizer(updated, training_configs),
-        None,
-        x,
-        y,
-        model.mean,
-        0,
-        training_configs,
-    )
+    bare = TrainStep(model.network, None, x, y, model.mean, 0, training_configs)
     # What does not change is an argument too: TensorFlow computes with constants only once.
     batch = tf.constant(x / np.float32(255)), tf.one_hot(y, 10), tf.constant(1e-3)
     in_call = in_call or steps_in_call(batch_size)
@@ -113,7 +100,7 @@ def _bare_step(precision, batch_size, in_call=None, xla=False):
     def call(images, labels, rate, numbers):
         def update(number):
             with dropout_stream(step_seed(0, number)):
-                return compiled(images, labels, rate, 0.0)[0]
+                return compiled(images, labels, rate, number)[0]
 
         return tf.map_fn(update, numbers, parallel_iterations=1, fn_output_signature=tf.float32)
 

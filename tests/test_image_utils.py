@@ -389,6 +389,19 @@ def test_an_image_comes_out_by_its_place_whatever_stands_around_it(places):
     np.testing.assert_allclose(found, tf.gather(whole, places), atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_part_with_one_image_more_comes_out_as_the_whole_batch_would(count):
+    images, labels, draws = noise(8), one_hot(8), drawn(8, **ON)
+    whole = augment(images, labels, draws, ALL)
+    parts = []
+    for first in range(0, 8, count):
+        places = (first + tf.range(count + 1)) % 8
+        rows = tf.gather(images, places), tf.gather(labels, places)
+        parts.append([part[:count] for part in augment(*rows, draws.take(places), ALL)])
+    for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        np.testing.assert_allclose(tf.concat(found, 0), expected, atol=1e-6)
+
+
 def test_a_graph_draws_the_same_numbers_and_augments_alike_to_rounding():
     images, labels = noise(8), one_hot(8)
     compiled = tf.function(lambda seed: draw(seed, 8, (8, 8, 3), ALL))

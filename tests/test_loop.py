@@ -49,74 +49,78 @@ def train(run=None, stop=lambda step: False, precision="float32", **changes):
     return weights, history_digest(progress.history)
 
 
-VARIANTS = [
-    {"optimizer": "adam"},
-    {"optimizer": "rmsprop", "momentum": 0.9},
-    {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
-    {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1},
-    {"optimizer": "muon", "momentum": 0.9, "schedule": "linear", "cutout": 8, "shift": 0.1},
-    {"optimizer": "adam", "precision": "bfloat16"},
-]
+AVERAGED = {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1}
 
 
-@pytest.mark.parametrize("changes", VARIANTS)
-def test_a_run_repeats_and_survives_a_stop_to_the_bit(changes):
-    whole = train(**changes)
-    assert train(**changes) == whole
+@pytest.fixture(scope="module")
+def whole():
+    """Of a run that nothing stops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "IMAGES_PER_CALL", 8)
+        return train()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        AVERAGED,
+        {"optimizer": "muon", "momentum": 0.9, "schedule": "linear", "cutout": 8, "shift": 0.1},
+        {"optimizer": "sgd", "momentum": 0.9, "precision": "bfloat16"},
+    ],
+    ids=["average", "muon", "bfloat16"],
+)
+def test_a_run_survives_a_stop_to_the_bit(changes):
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 7;"):
         train(run, stop=lambda step: step == 7, **changes)
-    assert train(run, **changes) == whole
+    assert train(run, **changes) == train(**changes)
 
 
-def test_every_step_is_a_place_to_stop():
-    whole = train()
-    for last in (1, 4, 5, 6, 9):
-        run = MemoryRun()
-        with pytest.raises(InterruptedRunError, match=f"saved after step {last};"):
-            train(run, stop=lambda step: step >= last)  # noqa: B023
-        assert train(run) == whole, f"stopped at step {last}"
-
-
-def test_a_stop_after_the_last_step_comes_too_late():
-    assert train(MemoryRun(), stop=lambda step: step == 2 * STEPS) == train()
-
-
-def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch):
-    whole = train(**VARIANTS[3])
-    calls = []
-    for images in (16, 24, 320):
-        monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
-        run = MemoryRun()
-        assert train(run, stop=lambda step: bool(calls.append(step)), **VARIANTS[3]) == whole
-    assert calls == [2, 4, 5, 7, 9, 10, 3, 5, 8, 10, 5, 10]
-
-
-def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch):
-    whole, run = train(), MemoryRun()
-    with pytest.raises(InterruptedRunError, match="saved after step 1;"):
-        train(run, stop=lambda step: True)
-    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
-    with pytest.raises(InterruptedRunError, match="saved after step 4;"):
-        train(run, stop=lambda step: True)
+@pytest.mark.parametrize("last", [4, 5, 9])
+def test_every_step_is_a_place_to_stop(last, whole):
+    run = MemoryRun()
+    with pytest.raises(InterruptedRunError, match=f"saved after step {last};"):
+        train(run, stop=lambda step: step >= last)
     assert train(run) == whole
 
 
-def test_another_seed_is_another_run():
+def test_a_stop_after_the_last_step_comes_too_late(whole):
+    assert train(MemoryRun(), stop=lambda step: step == 2 * STEPS) == whole
+
+
+def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch, whole):
+    calls = []
+    for images in (24, 320):
+        monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
+        assert train(stop=lambda step: bool(calls.append(step))) == whole
+    assert calls == [3, 5, 8, 10, 5, 10]
+
+
+def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch, whole):
+    run = MemoryRun()
+    with pytest.raises(InterruptedRunError, match="saved after step 1;"):
+        train(run, stop=lambda step: True)
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
+    assert train(run) == whole
+
+
+def test_another_seed_is_another_run(whole):
     model = Model(tiny.model_configs(seed=1))
     model.train(X, Y, tiny.training_configs())
-    assert weights_digest(model.network, model.mean) != train()[0]
+    assert weights_digest(model.network, model.mean) != whole[0]
 
 
 def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due():
-    run = MemoryRun()
-    train(run)
-    assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS, 2 * STEPS]
-    often = MemoryRun()
-    Model(tiny.model_configs()).train(
-        X, Y, tiny.training_configs(batch_size=2), run=often, save_seconds=0
-    )
-    assert [json.loads(progress)["step"] for _, progress in often.saved] == [20, 22, 42, 44]
+    steps = {}
+    for seconds in (600, 0):
+        run = MemoryRun()
+        configs = tiny.training_configs(batch_size=2)  # 4 of the 22 steps of an epoch in a call
+        Model(tiny.model_configs()).train(X, Y, configs, run=run, save_seconds=seconds)
+        steps[seconds] = [json.loads(progress)["step"] for _, progress in run.saved]
+    assert steps == {
+        600: [22, 44],
+        0: [4, 8, 12, 16, 20, 22, 26, 30, 34, 38, 42, 44],
+    }
 
 
 def test_after_each_epoch_its_row_and_the_seconds_left_are_told_once_the_state_is_saved():

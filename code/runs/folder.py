@@ -219,11 +219,10 @@ class Run:
             ) from error
         self._release_lock()
         self._take_lock()
-        print(
-            f"the run that was in {self.folder} is now in {aside} ({why}); this one begins anew, "
-            f"and would begin from those weights with --init-from {aside}",
-            flush=True,
-        )
+        line = f"the run that was in {self.folder} is now in {aside} ({why})"
+        if (aside / WEIGHTS_FILE).exists():
+            line += f"; this one begins anew, --init-from {aside} would begin from its weights"
+        print(line, flush=True)
 
 
 def _epochs(record: dict) -> int:
