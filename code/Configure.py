@@ -369,20 +369,20 @@ STUDIES: dict[str, Study] = {
 """The grids of ``main.py study``."""
 
 
-def study_configs(
-    study: Study, row: Row, seed: int, overrides: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two dictionaries of one run of a study, checked as by ``configure``.
+def study_overrides(study: Study, row: Row, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What one run of a study has in place of its preset's values.
 
     Args:
         study: of ``STUDIES``.
         row: one of its rows.
         seed: of the run.
-        overrides: values by key, on top of the row's.
+        overrides: values by key, in place of the row's.
+
+    Returns:
+        Values by key, for ``configure`` to check.
     """
     chosen = {"epochs": study.epochs, **row.overrides, **overrides, "seed": seed}
-    values = {k: v(chosen["epochs"]) if callable(v) else v for k, v in chosen.items()}
-    return configure(study.preset, values)
+    return {k: v(chosen["epochs"]) if callable(v) else v for k, v in chosen.items()}
 
 
 def configure(

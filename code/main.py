@@ -1,4 +1,4 @@
-"""Command line: ``python main.py train``, ``python main.py test``, ``python main.py predict``."""
+"""Command line: ``python main.py train``, and the other verbs that ``--help`` lists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
         if "save_dir" in values:
-            folder = values["save_dir"] or SAVED_MODELS / values["preset"]
+            own = f"study-{values['name']}" if verb == "study" else values["preset"]
+            folder = values["save_dir"] or SAVED_MODELS / own
             values["save_dir"] = folder.resolve()
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         (_train, "train the report's final learner, or another preset"),
         (_test, "measure a finished run on the public test images"),
         (_predict, "write the class probabilities of images to predictions.npy"),
+        (_study, "train and test a grid of runs, such as the report's tables"),
+        (_compare, "put finished runs beside each other in a table and in curves"),
+        (_describe, "print the network's layers and size, and draw it"),
     ):
         name = add_flags.__name__.removeprefix("_")
         verb = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -133,10 +137,9 @@ def _train(parser) -> None:
     groups["training"].add_argument(
         "--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from"
     )
-    parser.set_defaults(overrides={})
-    for name, key in {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}.items():
+    for name in (*Configure.MODEL_KEYS, *Configure.TRAINING_KEYS):
         group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
-        _add_key(groups[group], name, key)
+        _add_keys(groups[group], name)
 
 
 def _test(parser) -> None:
@@ -174,19 +177,50 @@ def _predict(parser) -> None:
     _add_inference(parser)
 
 
+def _study(parser) -> None:
+    add = parser.add_argument
+    add("name", choices=Configure.STUDIES, help=" | ".join(Configure.STUDIES))
+    _add_folders(parser, "folder of the study (default: code/saved_models/study-NAME)")
+    add("--seeds", type=int, metavar="N", help="runs of each configuration (default: its own)")
+    add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
+    add("--only", metavar="ROW", help="train and test one run of this configuration, no more")
+    add("--seed", type=int, metavar="S", help="seed of the run of --only (default: 0)")
+    group = parser.add_argument_group("all runs")
+    _add_keys(group, "epochs", "depth", "width", "dataset", "valid_size", "batch_size", "precision")
+
+
+def _compare(parser) -> None:
+    parser.set_defaults(output=Path("comparison"))
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write (default: comparison)"
+    )
+
+
+def _describe(parser) -> None:
+    _add_preset(parser, "its configuration")
+    parser.set_defaults(output=Path("network.png"))
+    parser.add_argument(
+        "--output", type=Path, metavar="PNG", help="picture to write (default: network.png)"
+    )
+    _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
+
+
 def _add_places(parser):
     """The flags that name the run and the data; gives the group of the data."""
+    _add_preset(parser, "configuration and name of a run")
+    return _add_folders(parser, "folder of the run (default: code/saved_models/PRESET)")
+
+
+def _add_preset(parser, text: str) -> None:
     presets = tuple(Configure.PRESETS)
-    parser.set_defaults(preset=presets[0], save_dir=None, data_dir=CODE / "data")
-    parser.add_argument(
-        "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
-    )
-    parser.add_argument(
-        "--save-dir",
-        type=Path,
-        metavar="RUN",
-        help="folder of the run (default: code/saved_models/PRESET)",
-    )
+    parser.set_defaults(preset=presets[0])
+    parser.add_argument("--preset", choices=presets, help=f"{text} (default: {presets[0]})")
+
+
+def _add_folders(parser, text: str):
+    parser.set_defaults(save_dir=None, data_dir=CODE / "data")
+    parser.add_argument("--save-dir", type=Path, metavar="FOLDER", help=text)
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
@@ -210,6 +244,11 @@ def _add_inference(parser) -> None:
         action=argparse.BooleanOptionalAction,
         help="mean of the probabilities of an image and its mirror image (default: as trained)",
     )
+    group.add_argument(
+        "--seen-test-images",
+        action="store_true",
+        help="take a run of the study leak, which was trained on the test images",
+    )
 
 
 class _Override(argparse.Action):
@@ -223,6 +262,13 @@ class _Override(argparse.Action):
         if self.nargs == 0:
             value = option_string != self._negative
         namespace.overrides = {**namespace.overrides, self.dest: value}
+
+
+def _add_keys(group, *names: str) -> None:
+    """Keys of the configuration as flags, which put their values into ``overrides``."""
+    group.set_defaults(overrides={})
+    for name in names:
+        _add_key(group, name, {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name])
 
 
 def _add_key(group, name: str, key: Configure.Key) -> None:

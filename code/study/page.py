@@ -27,8 +27,8 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
         "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
         "deviation, and each seed's own; for one seed, Wilson's 95 % interval. Differences are in "
-        "points, with their 95 % interval: Student's t of the differences paired by seed, or of the "
-        "test images alone where there is one pair."
+        "points, with their 95 % interval: Student's t of the differences paired by seed, or of "
+        "the test images alone where there is one pair."
     )
     if results["report_epochs"] and epochs != str(results["report_epochs"]):
         parts.append(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import Configure
 import DataLoader
-from machine import files, processor
+from machine import files
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from study import tables
@@ -92,7 +92,12 @@ def study(
         for number in range(grid.seeds if seeds is None else seeds)
         for row in grid.rows
     ]
-    configs = [Configure.study_configs(grid, t.row, t.seed, overrides) for t in tasks]
+    configs = [
+        Configure.configure(
+            grid.preset, Configure.study_overrides(grid, task.row, task.seed, overrides)
+        )
+        for task in tasks
+    ]
     for task, wanted in zip(tasks, configs, strict=True):
         _require_same_configuration(task.folder, *wanted)
     # Before any run needs them: they are downloaded once, and what is wrong is said at once.
@@ -144,7 +149,7 @@ class _Workers:
             raise InterruptedRunError(f"stopped by a signal; {summary}; start the command again")
         if self._failed:
             named = "; ".join(f"{run}: {why}" for run, why in self._failed.items())
-            raise StudyError(f"{len(self._failed)} runs failed ({named}); {summary}")
+            raise StudyError(f"{len(self._failed)} failed ({named}); {summary}")
         print(summary)
 
     def _work(self, worker: int, jobs: int) -> None:
@@ -228,10 +233,10 @@ class _Workers:
 
 def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict) -> None:
     """Train, test, and measure on its own training images, one run in this process."""
-    model_configs, training_configs = Configure.study_configs(grid, task.row, task.seed, overrides)
+    chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
     train(
         preset=grid.preset,
-        overrides={**model_configs, **training_configs},
+        overrides=chosen,
         save_dir=task.folder,
         data_dir=data_dir,
         mirror=mirror,
@@ -247,12 +252,13 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     )
     from Model import Model
 
-    dataset, share = training_configs["dataset"], training_configs["label_noise"]
-    data = DataLoader.load_data(data_dir, dataset, mirror, task.seed)
-    x, y, *_ = training_data(data, task.seed, training_configs, task.row.leak)
+    _, configs = Configure.configure(grid.preset, chosen)
+    data = DataLoader.load_data(data_dir, configs["dataset"], mirror, task.seed)
+    x, y, *_ = training_data(data, task.seed, configs, task.row.leak)
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
-    if share:
-        _, clean, *_ = training_data(data, task.seed, {**training_configs, "label_noise": 0.0})
+    if configs["label_noise"]:
+        clean_configs = {**configs, "label_noise": 0.0}
+        _, clean, *_ = training_data(data, task.seed, clean_configs, task.row.leak)
         false = clean != y
         measured["false_labels"] = int(false.sum())
         measured["memorized"] = float((probabilities.argmax(1) == y)[false].mean())
@@ -302,6 +308,8 @@ def _gpus() -> list[str]:
 
 def _last_line(log: Path, code: int) -> str:
     """What a failed run said last."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
     lines = log.read_text(errors="replace").split("\n")
     said = [line.strip().removeprefix("error: ") for line in lines if line.strip()]
     return said[-1] if said else f"ended with exit code {code}"

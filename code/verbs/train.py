@@ -62,10 +62,9 @@ def train(
     )
     split = training_data(data, model_configs["seed"], training_configs, include_test)
     processor.prepare_tensorflow()
-    from runs.shared import SharedRun, require_same
-
     from machine import cluster
     from Model import Model
+    from runs.shared import SharedRun, require_same
 
     with cluster.joining(strategy) as devices:
         record = describe_run(preset, model_configs, training_configs, data)
