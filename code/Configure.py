@@ -120,6 +120,10 @@ TRAINING_KEYS = {
         0,
         1,
     ),
+    # As in arXiv:1710.09412, section 3.4, but for the draw: a false label is never the true one.
+    "label_noise": Key(
+        0.0, "share of the training labels replaced by another class, drawn with the seed", 0, 1
+    ),
     "label_smoothing": Key(0.0, "share of the label spread over all classes", 0, 0.99),
     # The report leans on flip + random crop as the best pair of augmentations.
     "flip": Key(True, "mirroring of half of the images left to right"),
@@ -176,7 +180,7 @@ TUNED = {
 
 KEY_GROUPS = {
     "network": tuple(MODEL_KEYS),
-    "data": ("dataset", "valid_size"),
+    "data": ("dataset", "valid_size", "label_noise"),
     "augmentation": (
         *("flip", "crop_pad", "crop_mode", "shift", "rotation", "colour_jitter", "pca_jitter"),
         *("pixel_noise", "cutout", "mixup_alpha"),
@@ -215,6 +219,193 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-3,
     },
 }
+
+
+class Row(NamedTuple):
+    """One configuration of a study."""
+
+    name: str  # of its runs' folders
+    text: str  # what it is, and what in it is not from the report
+    overrides: Mapping[str, Any] = MappingProxyType({})  # of the preset; or f(epochs) for a value
+    against: str | None = None  # name of the row that it is compared with
+    question: str | None = None  # "yes" is: this row is higher, or lower where ``lower`` says so
+    reported: float | None = None  # public test accuracy in the report, %
+    claim: str | None = None  # what the report concludes
+    lower: bool = False
+    leak: bool = False  # trained on the test images too
+
+
+class Study(NamedTuple):
+    """A grid of runs: every row with every seed."""
+
+    text: str
+    rows: tuple[Row, ...]
+    preset: str = "resnet20"
+    epochs: int = 200
+    seeds: int = 3
+
+
+_NO_DROPOUT = {"dropout_stack2": 0.0, "dropout_stack3": 0.0}
+_TUNED = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True}
+_PLAIN = {"flip": False, "crop_pad": 0, "mixup_alpha": 0.0}
+_FLIP_CROP = {"mixup_alpha": 0.0}
+_AUGMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flip": ("flip", {"flip": True}),
+    "crop": ("crop out of 4 pixels of padding", {"crop_pad": 4}),
+    "shift": ("shift up to 10 %", {"shift": 0.1}),
+    "rotation": ("rotation up to 15 degrees", {"rotation": 15.0}),
+    "colour": ("colour jitter 0.2", {"colour_jitter": 0.2}),
+    "pca": ("PCA jitter 0.1", {"pca_jitter": 0.1}),
+    "noise": ("Gaussian noise 0.05", {"pixel_noise": 0.05}),
+}
+_SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "constant": ("constant rate", {"schedule": "constant"}),
+    "steps": ("the Keras example's steps", {"schedule": "steps"}),
+    "cosine": ("one cosine", {}),
+    # A third of the run, then two thirds.
+    "restart": ("two cosines, t_mult 2", {"t_0": lambda epochs: -(-epochs // 3), "t_mult": 2}),
+    "constant_warm": ("constant rate, warm-up", {"schedule": "constant", "warmup_epochs": 5}),
+    "steps_warm": ("the steps, warm-up", {"schedule": "steps", "warmup_epochs": 5}),
+    "cosine_warm": ("one cosine, warm-up", {"warmup_epochs": 5}),
+    "restart_warm": (
+        "two cosines, warm-up",
+        {"t_0": lambda epochs: -(-(epochs - 5) // 3), "t_mult": 2, "warmup_epochs": 5},
+    ),
+}
+
+
+def _row_of_schedules(name: str, text: str, overrides: dict[str, Any]) -> Row:
+    kind, warm, _ = name.partition("_warm")
+    if warm:
+        claim = "warm-up keeps deep networks stable"
+        return Row(name, text, overrides, kind, "does warm-up of 5 epochs help?", claim=claim)
+    if kind == "constant":
+        return Row(name, text, overrides)
+    claim = "the success of restarts is not often seen" if kind == "restart" else None
+    return Row(name, text, overrides, "constant", "does it help?", claim=claim)
+
+
+def _row_of_noise(percent: int, alpha: float) -> Row:
+    text = f"{percent} % false labels, {f'mixup {alpha:g}' if alpha else 'no mixup'}"
+    overrides = {"label_noise": percent / 100, "mixup_alpha": alpha}
+    name, plain = f"noise{percent}_mixup{alpha:g}", f"noise{percent}_mixup0"
+    claim = "mixup memorizes fewer corrupt labels" if percent else None
+    if not alpha:
+        return Row(name, text, overrides)
+    return Row(name, text, overrides, plain, "does mixup help?", claim=claim)
+
+
+STUDIES: dict[str, Study] = {
+    "tables": Study(
+        "The report's tables 1 to 3: its base, then one optimization on top of the other.",
+        (
+            Row("base", "base; its constant rate is ours", PRESETS["baseline"], reported=88.21),
+            Row(
+                "mixup",
+                "base + mixup; alpha 0.2 is ours",
+                {**_NO_DROPOUT, "schedule": "constant"},
+                *("base", "does mixup help?", 89.54, "mixup helps the model generalize better"),
+            ),
+            Row(
+                "cosine",
+                "+ cosine decay, without restarts",
+                _NO_DROPOUT,
+                *("mixup", "does the cosine help?", 89.62, "89.62 with it, 89.54 without"),
+            ),
+            Row(
+                "adam",
+                "+ dropout, Adam: the final learner",
+                {},
+                *("cosine", "does dropout help?", 97.47, "part of the best learner"),
+            ),
+            Row(
+                "rmsprop",
+                "final learner with RMSprop; its rate of 1e-3 is ours",
+                {"optimizer": "rmsprop"},
+                *("adam", "is RMSprop worse than Adam?", 96.84, "Adam is better", True),
+            ),
+            Row(
+                "sgd",
+                "final learner with SGD; 1e-3 and no momentum are ours",
+                {"optimizer": "sgd"},
+                *("rmsprop", "is SGD worse than RMSprop?", 67.92, "RMSprop is better", True),
+            ),
+            Row(
+                "sgd_tuned",
+                "final learner with SGD, Nesterov 0.9, rate 0.05",
+                _TUNED,
+                *("adam", "is tuned SGD worse than Adam?", None, "Adam is the best", True),
+            ),
+        ),
+    ),
+    "leak": Study(
+        "Where could 97.47 come from? The final learner, and one trained on the test images too.",
+        (
+            Row("honest", "final learner", reported=97.47),
+            Row(
+                "leak",
+                "final learner, TRAINED ON THE TEST IMAGES TOO",
+                against="honest",
+                question="does training on the test images raise their accuracy?",
+                leak=True,
+            ),
+        ),
+        seeds=1,
+    ),
+    "augmentation": Study(
+        "The augmentations of the report's source [3] (Jia et al. 2017), without mixup.",
+        (
+            Row("none", "no augmentation", _PLAIN),
+            *(
+                Row(name, text, {**_PLAIN, **overrides}, "none", "does it help?")
+                for name, (text, overrides) in _AUGMENTATIONS.items()
+            ),
+            Row(
+                "flip_crop",
+                "flip + crop",
+                _FLIP_CROP,
+                *("none", "do both help?", None, "flip + crop is the best pair"),
+            ),
+            *(
+                Row(
+                    f"flip_crop_{name}",
+                    f"flip + crop + {text}",
+                    {**_FLIP_CROP, **overrides},
+                    *("flip_crop", "does it help on top of flip + crop?"),
+                )
+                for name, (text, overrides) in _AUGMENTATIONS.items()
+                if name not in ("flip", "crop")
+            ),
+        ),
+    ),
+    "schedules": Study(
+        "Schedules and warm-up, after the report's source [4] (arXiv:1810.13243).",
+        tuple(_row_of_schedules(name, *way) for name, way in _SCHEDULES.items()),
+    ),
+    "noise": Study(
+        "False labels and mixup, after the report's source [5] (arXiv:1710.09412, section 3.4).",
+        tuple(
+            _row_of_noise(percent, alpha) for percent in (0, 20, 40) for alpha in (0.0, 0.2, 1.0)
+        ),
+    ),
+}
+"""The grids of ``main.py study``."""
+
+
+def study_overrides(study: Study, row: Row, seed: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What one run of a study has in place of its preset's values.
+
+    Args:
+        study: of ``STUDIES``.
+        row: one of its rows.
+        seed: of the run.
+        overrides: values by key, in place of the row's.
+
+    Returns:
+        Values by key, for ``configure`` to check.
+    """
+    chosen = {"epochs": study.epochs, **row.overrides, **overrides, "seed": seed}
+    return {k: v(chosen["epochs"]) if callable(v) else v for k, v in chosen.items()}
 
 
 def configure(

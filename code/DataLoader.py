@@ -96,6 +96,26 @@ def train_valid_split(
     return x[~valid], y[~valid], x[valid], y[valid]
 
 
+def replace_labels(y: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
+    """Give a share of the images, drawn at random, the label of another class.
+
+    Args:
+        y: labels, integers ``[N]``, 0..K-1.
+        share: of the labels, 0..1; it is rounded to whole images.
+        num_classes: K.
+        seed: seed of the draw, a non-negative integer.
+
+    Returns:
+        The labels, a copy; each false one is another class with equal probability.
+    """
+    # Not the stream of the split, which has the same seed.
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    chosen = generator.permutation(len(y))[: round(share * len(y))]
+    replaced = y.copy()
+    replaced[chosen] = (y[chosen] + generator.integers(1, num_classes, len(chosen))) % num_classes
+    return replaced
+
+
 def digest(*values: np.ndarray) -> str:
     """Give the SHA-256 (64 hexadecimal digits) over dtype, shape and bytes of arrays."""
     sha256 = hashlib.sha256()

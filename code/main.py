@@ -17,6 +17,7 @@ from machine.errors import EXIT_CODES, StorageError
 CODE = Path(__file__).resolve().parent
 SAVED_MODELS = CODE / "saved_models"
 INTERRUPTED = 130
+RUN_FOLDER = "folder of the run (default: code/saved_models/PRESET)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
         if "save_dir" in values:
-            name = values["preset"] + ("-tune" if verb == "tune" else "")
-            folder = values["save_dir"] or SAVED_MODELS / name
+            own = {"study": f"study-{values.get('name')}", "tune": f"{values.get('preset')}-tune"}
+            folder = values["save_dir"] or SAVED_MODELS / own.get(verb, values.get("preset"))
             values["save_dir"] = folder.resolve()
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
@@ -97,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         (_train, "train the report's final learner, or another preset"),
         (_test, "measure a finished run on the public test images"),
         (_predict, "write the class probabilities of images to predictions.npy"),
+        (_study, "train and test a grid of runs, such as the report's tables"),
+        (_compare, "put finished runs beside each other in a table and in curves"),
+        (_describe, "print the network's layers and size, and draw it"),
         (_export, "write a finished run's network as a file that other programs read"),
         (_report, "write one HTML page of a finished run or study"),
         (_tune, "search for a better configuration by short trainings"),
@@ -110,56 +114,41 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parser) -> None:
-    groups = _add_keys(parser, _add_places(parser))
+    _add_preset(parser)
+    groups = _add_all_keys(parser, _add_data(parser, RUN_FOLDER))
     add = parser.add_argument_group("output").add_argument
-    add(
-        "--fresh",
-        action="store_true",
-        help="new start; a run that is in the folder is moved aside, not deleted",
-    )
+    add("--fresh", action="store_true", help="new start; a run in the folder is moved aside")
     add(
         "--save-minutes",
         type=_minutes,
         metavar="MINUTES",
         help="minutes between saves within an epoch (default: 10); each epoch ends with one",
     )
-    add("--tensorboard", action="store_true", help="write RUN/tensorboard too, for TensorBoard")
-    groups["training"].add_argument(
+    add("--tensorboard", action="store_true", help="RUN/tensorboard too, for TensorBoard")
+    add = groups["training"].add_argument
+    add(
         "--strategy",
         choices=Configure.STRATEGIES,
         help="devices that train; auto finds a cluster (TF_CONFIG, Slurm) or several GPUs",
     )
-    groups["training"].add_argument(
-        "--config", type=Path, metavar="RUN.JSON", help="record whose configuration is used"
-    )
-    groups["training"].add_argument(
-        "--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from"
-    )
+    add("--config", type=Path, metavar="RUN.JSON", help="record whose configuration is used")
+    add("--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from")
 
 
 def _test(parser) -> None:
-    add = _add_places(parser).add_argument
+    _add_preset(parser)
+    add = _add_data(parser, RUN_FOLDER).add_argument
     add("--dataset", help="data set that the run must have been trained on")
-    add(
-        "--input",
-        dest="images",
-        type=Path,
-        metavar="IMAGES",
-        help="labelled images of your own: .npy, picture or folder",
-    )
+    add("--input", dest="images", type=Path, metavar="IMAGES", help="labelled images of your own")
     add("--labels", type=Path, metavar="LABELS.NPY", help="labels of --input, integers 0..K-1")
     _add_inference(parser)
 
 
 def _predict(parser) -> None:
-    add = _add_places(parser).add_argument
-    add(
-        "--input",
-        dest="images",
-        type=Path,
-        metavar="FILE",
-        help="images to classify: .npy, PNG, JPEG, or a folder of pictures",
-    )
+    _add_preset(parser)
+    add = _add_data(parser, RUN_FOLDER).add_argument
+    sources = "images to classify: .npy, PNG, JPEG, or a folder of pictures"
+    add("--input", dest="images", type=Path, metavar="FILE", help=sources)
     add("--skip-damaged", action="store_true", help="answers for the rest if a picture is damaged")
     parser.set_defaults(default_output=CODE.parent / "predictions.npy")
     add(
@@ -172,8 +161,37 @@ def _predict(parser) -> None:
     _add_inference(parser)
 
 
+def _study(parser) -> None:
+    add = parser.add_argument
+    add("name", choices=Configure.STUDIES, help=" | ".join(Configure.STUDIES))
+    add("--seeds", type=int, metavar="N", help="runs of each configuration (default: its own)")
+    add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
+    add("--only", metavar="ROW", help="name of a configuration of which one run is trained")
+    add("--seed", type=int, metavar="S", help="seed of the run of --only (default: 0)")
+    _add_data(parser, "folder of the study (default: code/saved_models/study-NAME)")
+    group = parser.add_argument_group("all runs")
+    _add_keys(group, "epochs", "depth", "width", "dataset", "valid_size", "batch_size", "precision")
+
+
+def _compare(parser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(output=Path("comparison"))
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
+    add("--output", type=Path, metavar="DIR", help="folder to write (default: comparison)")
+
+
+def _describe(parser) -> None:
+    _add_preset(parser)
+    parser.set_defaults(output=Path("network.png"))
+    parser.add_argument(
+        "--output", type=Path, metavar="PNG", help="picture to write (default: network.png)"
+    )
+    _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
+
+
 def _export(parser) -> None:
-    _add_run(parser)
+    _add_preset(parser)
+    _add_folder(parser, RUN_FOLDER)
     add = parser.add_argument
     formats = ("keras", "savedmodel", "onnx", "litert")
     add("--format", choices=formats, required=True, help="kind of file")
@@ -181,34 +199,38 @@ def _export(parser) -> None:
 
 
 def _report(parser) -> None:
-    _add_run(parser)
+    _add_preset(parser)
+    _add_folder(parser, RUN_FOLDER)
     add, same = parser.add_argument, argparse.SUPPRESS
     add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
     add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
 
 
 def _tune(parser) -> None:
-    _add_keys(parser, _add_places(parser))
+    _add_preset(parser)
+    data = _add_data(parser, "folder of the search (default: code/saved_models/PRESET-tune)")
+    _add_all_keys(parser, data)
     add = parser.add_argument_group("search").add_argument
     add("--trials", type=int, help="trainings in all, of all processes (default: 50)")
     add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
 
 
-def _add_keys(parser, data):
-    """The flags of the configuration, in their groups; ``data`` is one of those."""
-    parser.set_defaults(overrides={})
-    groups = {"data": data}
-    for name in ("network", "training", "augmentation"):
-        groups[name] = parser.add_argument_group(name)
-    for name, key in {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}.items():
-        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
-        _add_key(groups[group], name, key)
-    return groups
+def _add_preset(parser) -> None:
+    presets = tuple(Configure.PRESETS)
+    parser.set_defaults(preset=presets[0])
+    parser.add_argument(
+        "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
+    )
 
 
-def _add_places(parser):
-    """The flags that name the run and the data; gives the group of the data."""
-    _add_run(parser)
+def _add_folder(parser, text: str) -> None:
+    parser.set_defaults(save_dir=None)
+    parser.add_argument("--save-dir", type=Path, metavar="FOLDER", help=text)
+
+
+def _add_data(parser, text: str):
+    """The flags of a folder, which ``text`` describes, and of the data; gives the data's group."""
+    _add_folder(parser, text)
     parser.set_defaults(data_dir=CODE / "data")
     group = parser.add_argument_group("data")
     group.add_argument(
@@ -218,35 +240,48 @@ def _add_places(parser):
     return group
 
 
-def _add_run(parser) -> None:
-    presets = tuple(Configure.PRESETS)
-    parser.set_defaults(preset=presets[0], save_dir=None)
-    parser.add_argument(
-        "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
-    )
-    parser.add_argument(
-        "--save-dir",
-        type=Path,
-        metavar="RUN",
-        help="folder of the run (default: code/saved_models/PRESET)",
-    )
-
-
 def _add_inference(parser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--layout", choices=Configure.LAYOUTS, help="layout of a .npy of images (default: auto)"
-    )
-    group.add_argument(
+    add = parser.add_argument_group("network").add_argument
+    add("--layout", choices=Configure.LAYOUTS, help="layout of a .npy of images (default: auto)")
+    add(
         "--precision",
         choices=("float32", "bfloat16"),
         help="arithmetic (default: float32, which gives the same answer on every machine)",
     )
-    group.add_argument(
+    add(
         "--test-time-flip",
         action=argparse.BooleanOptionalAction,
         help="mean of the probabilities of an image and its mirror image (default: as trained)",
     )
+    add("--seen-test-images", action="store_true", help="use of a run of the study leak")
+
+
+def _add_all_keys(parser, data) -> dict:
+    """All keys of the configuration as flags in their groups, of which ``data`` is one."""
+    groups = {"data": data}
+    for name in ("network", "training", "augmentation"):
+        groups[name] = parser.add_argument_group(name)
+    for name in (*Configure.MODEL_KEYS, *Configure.TRAINING_KEYS):
+        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
+        _add_keys(groups[group], name)
+    return groups
+
+
+def _add_keys(group, *names: str) -> None:
+    """Keys of the configuration as flags, --flip and --no-flip for a boolean."""
+    group.set_defaults(overrides={})
+    for name in names:
+        key = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name]
+        kind, flags = type(key.default), [f"--{name.replace('_', '-')}"]
+        text = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
+        options: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            flags.append(flags[0].replace("--", "--no-"))
+            options = {"nargs": 0, "negative": flags[1]}
+            text = f"{key.meaning} [default {'on' if key.default else 'off'}]"
+        group.add_argument(
+            *flags, dest=name, action=_Override, help=text.replace("%", "%%"), **options
+        )
 
 
 class _Override(argparse.Action):
@@ -260,21 +295,6 @@ class _Override(argparse.Action):
         if self.nargs == 0:
             value = option_string != self._negative
         namespace.overrides = {**namespace.overrides, self.dest: value}
-
-
-def _add_key(group, name: str, key: Configure.Key) -> None:
-    """One key of the configuration as a flag: --flip and --no-flip for a boolean."""
-    kind, flag = type(key.default), name.replace("_", "-")
-    shown = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
-    options: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
-    names = [f"--{flag}"]
-    if kind is bool:
-        names.append(f"--no-{flag}")
-        options = {"nargs": 0, "negative": names[1]}
-        shown = f"{key.meaning} [default {'on' if key.default else 'off'}]"
-    group.add_argument(
-        *names, dest=name, action=_Override, help=shown.replace("%", "%%"), **options
-    )
 
 
 def _minutes(text: str) -> float:

@@ -75,6 +75,13 @@ class WorkerError(UserError):
     meaning = "a worker of the same job that is gone"
 
 
+class StudyError(UserError):
+    """Some runs of a study failed; the others are finished."""
+
+    exit_code = 10
+    meaning = "a study of which some runs failed"
+
+
 class InterruptedRunError(UserError):
     """A signal ended the training; its state is saved. 75 is EX_TEMPFAIL of sysexits.h."""
 

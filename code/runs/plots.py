@@ -19,7 +19,7 @@ Names = Sequence[str]
 
 
 @contextlib.contextmanager
-def _plain_matplotlib():
+def plain_matplotlib():
     """Draw as matplotlib comes, whatever MPLBACKEND and matplotlibrc say."""
     # No backend is needed, but the import refuses one that is not installed, as a notebook's.
     os.environ.pop("MPLBACKEND", None)
@@ -30,7 +30,7 @@ def _plain_matplotlib():
         yield
 
 
-@_plain_matplotlib()
+@plain_matplotlib()
 def curves_png(history: list[dict], title: str) -> bytes:
     """Draw loss, accuracy and learning rate over the epochs, training beside validation.
 
@@ -41,7 +41,7 @@ def curves_png(history: list[dict], title: str) -> bytes:
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(13, 4.2, title)
+    figure = new_figure(13, 4.2, title)
     epochs = np.array([entry["epoch"] for entry in history])
     panels = (
         ("loss", ("train_loss", "valid_loss")),
@@ -63,10 +63,10 @@ def curves_png(history: list[dict], title: str) -> bytes:
                 axes.plot(epochs[seen], shown, line, color=color, marker=marker, label=label)
                 if column != "learning_rate":
                     axes.legend()
-    return _png(figure)
+    return to_png(figure)
 
 
-@_plain_matplotlib()
+@plain_matplotlib()
 def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     """Draw the confusion matrix of ``metrics.measure`` and a "dataset", with all counts."""
     from matplotlib.colors import PowerNorm
@@ -74,7 +74,9 @@ def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     matrix = np.asarray(metrics["confusion_matrix"])
     accuracy = f"top-1 accuracy {100 * metrics['accuracy']:.2f} %"
     side = 2.5 + 0.6 * len(matrix)
-    figure = _figure(side + 0.8, side, f"{metrics['dataset']}: {metrics['n']:,} images, {accuracy}")
+    figure = new_figure(
+        side + 0.8, side, f"{metrics['dataset']}: {metrics['n']:,} images, {accuracy}"
+    )
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     # On a linear scale ten errors in a thousand images would be as white as none.
     norm = PowerNorm(0.3, vmin=0, vmax=max(1, matrix.max()))
@@ -86,7 +88,7 @@ def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
         color = "white" if norm(count) > 0.65 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=color)
     figure.colorbar(image, ax=axes, shrink=0.8, label="images")
-    return _png(figure)
+    return to_png(figure)
 
 
 def mistakes_png(
@@ -136,7 +138,7 @@ def batch_png(
     return gallery_png(images, captions, columns, f"{dataset}: augmented training batch")
 
 
-@_plain_matplotlib()
+@plain_matplotlib()
 def gallery_png(
     images: Array, captions: Names, columns: int, title: str, row_names: Names = ()
 ) -> bytes:
@@ -158,7 +160,7 @@ def gallery_png(
     canvas = np.full((*np.maximum(pitch * (rows, columns) - gap, 1), 3), 255, np.uint8)
     size = canvas.shape[1] + (height if row_names else 0), canvas.shape[0] + height / 2
     inches = np.maximum(np.array(size) * 0.85 / height, (5, 1))
-    figure = _figure(*inches, title)
+    figure = new_figure(*inches, title)
     axes = figure.add_subplot()
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         top, left = pitch * divmod(index, columns)
@@ -172,10 +174,11 @@ def gallery_png(
     axes.set_yticks(pitch[0] * np.arange(len(row_names)) + (height - 1) / 2, row_names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _figure(width: float, height: float, title: str):
+def new_figure(width: float, height: float, title: str):
+    """An empty figure of so many inches with a title."""
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), dpi=100, layout="constrained", facecolor="white")
@@ -184,7 +187,8 @@ def _figure(width: float, height: float, title: str):
     return figure
 
 
-def _png(figure) -> bytes:
+def to_png(figure) -> bytes:
+    """The bytes of the PNG file of a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=figure.dpi)
     return buffer.getvalue()

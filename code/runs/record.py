@@ -35,6 +35,8 @@ KEYS = {
     "parameters": Key(int, "number of its weights, moving statistics included"),
     "model_configs": Key(dict, "of Configure.py", "refuse", True),
     "training_configs": Key({"epochs": int}, "of Configure.py", "refuse", True),
+    # Absent from an honest run.
+    "seen_test_images": Key((bool, type(None)), "trained on the test images too", "refuse", True),
     "precision": Key(dict, "arithmetic that was used, and why", "warn", True),
     "hardware": Key(dict, "processor, GPUs, replicas, system", "warn"),
     "versions": Key(dict, "of the packages that results depend on to the bit", "refuse"),
@@ -89,6 +91,16 @@ def read_record(folder: Path) -> dict:
     except ValueError as error:
         raise RunError(f"{path}: damaged: {error}") from error
     return record
+
+
+def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:
+    """Raise ``RunError`` if a run has been trained on the test images, unless that is allowed."""
+    if record.get("seen_test_images") and not seen_allowed:
+        raise RunError(
+            f"{folder}: expected a run that has not seen the test images, found one that was "
+            "trained on them, so that its accuracy means nothing; --seen-test-images takes it",
+            key="seen_test_images",
+        )
 
 
 def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = False) -> list[str]:

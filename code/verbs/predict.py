@@ -30,6 +30,7 @@ def predict(
     skip_damaged: bool = False,
     precision: str = "float32",
     test_time_flip: bool | None = None,
+    seen_test_images: bool = False,
 ) -> None:
     """Write predictions.npy, float32 ``[N, K]``, and predictions.csv beside it.
 
@@ -47,6 +48,7 @@ def predict(
         skip_damaged: leave damaged pictures out instead of refusing all.
         precision: "float32" or "bfloat16".
         test_time_flip: average over the mirror image; None for what the run was configured with.
+        seen_test_images: take a run that was trained on the test images, too.
 
     Raises:
         UserError: see ``machine.errors``.
@@ -55,6 +57,7 @@ def predict(
     from tqdm import tqdm
 
     record = records.read_record(save_dir)
+    records.require_unseen(save_dir, record, seen_test_images)
     class_names = record["class_names"]
     if output is None:
         output = default_output if record["dataset"] == "cifar10" else save_dir / "predictions.npy"

@@ -25,6 +25,7 @@ def test(
     layout: str = "auto",
     precision: str = "float32",
     test_time_flip: bool | None = None,
+    seen_test_images: bool = False,
 ) -> None:
     """Measure a finished run on the public test images of its data set, or on other images.
 
@@ -40,11 +41,13 @@ def test(
         layout: of the images, see ``DataLoader.load_testing_images``.
         precision: "float32" or "bfloat16".
         test_time_flip: average over the mirror image; None for what the run was configured with.
+        seen_test_images: take a run that was trained on the test images, too.
 
     Raises:
         UserError: see ``machine.errors``.
     """
     record = records.read_record(save_dir)
+    records.require_unseen(save_dir, record, seen_test_images)
     name, class_names = record["dataset"], record["class_names"]
     if dataset not in (None, name):
         raise RunError(
@@ -69,6 +72,8 @@ def test(
 
     model = Model.load(save_dir, precision, test_time_flip)
     measured, probabilities = model.evaluate(x, y)
+    if record.get("seen_test_images"):
+        name += " (TRAINED ON THE TEST IMAGES)"
     measured = {"dataset": name, **measured}
     if images is None:
         files.write_bytes(

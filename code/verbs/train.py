@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import Configure
 import DataLoader
 from machine import extras, files, processor
@@ -32,6 +34,7 @@ def train(
     strategy: str = "auto",
     save_minutes: float = 10.0,
     tensorboard: bool = False,
+    include_test: bool = False,
 ) -> None:
     """Train one configuration, or go on with it, and save the run.
 
@@ -47,6 +50,8 @@ def train(
         strategy: one of ``Configure.STRATEGIES``.
         save_minutes: minutes between saves within an epoch.
         tensorboard: write the run's folder ``tensorboard`` as well.
+        include_test: train on the test images too, to show what that does; the run says so, and
+            no flag asks for it.
 
     Raises:
         UserError: see ``machine.errors`` for what can go wrong.
@@ -60,19 +65,21 @@ def train(
     data = DataLoader.load_data(
         data_dir, training_configs["dataset"], mirror, model_configs["seed"]
     )
-    split = DataLoader.train_valid_split(
-        data.x_train, data.y_train, training_configs["valid_size"], model_configs["seed"]
-    )
+    split = training_data(data, model_configs["seed"], training_configs, include_test)
     processor.prepare_tensorflow()
-    from runs.shared import SharedRun, require_same
-
     from machine import cluster
     from Model import Model
+    from runs.shared import SharedRun, require_same
 
     with cluster.joining(strategy) as devices:
         record = describe_run(preset, model_configs, training_configs, data)
+        seen = include_test
         if init_from is not None:
-            record["init_from"] = records.read_record(init_from)["weights_sha256"]
+            source = records.read_record(init_from)
+            record["init_from"] = source["weights_sha256"]
+            seen = seen or source.get("seen_test_images")
+        if seen:
+            record["seen_test_images"] = True
         require_same(devices, {**record, "flags": {"fresh": fresh}})
         record["hardware"].update(cluster.describe(devices))
         model = Model(model_configs, num_classes=len(data.class_names), strategy=devices)
@@ -109,6 +116,29 @@ def train(
             )
             record["machine_changes"] = run.machine_changes
             run.in_chief(lambda: _save_run(save_dir, model, record, progress))
+
+
+def training_data(data, seed: int, training_configs: dict, include_test: bool = False) -> tuple:
+    """The images and labels that a run is trained on and validated by.
+
+    Args:
+        data: of ``DataLoader.load_data``.
+        seed: of the run.
+        training_configs: the complete dictionary of Configure.py.
+        include_test: append the test images to the training images.
+
+    Returns:
+        ``(x_train, y_train, x_valid, y_valid)``, as of ``DataLoader.train_valid_split``.
+    """
+    x, y, *valid = DataLoader.train_valid_split(
+        data.x_train, data.y_train, training_configs["valid_size"], seed
+    )
+    if training_configs["label_noise"]:
+        share, classes = training_configs["label_noise"], len(data.class_names)
+        y = DataLoader.replace_labels(y, share, classes, seed)
+    if include_test:
+        x, y = np.concatenate([x, data.x_test]), np.concatenate([y, data.y_test])
+    return x, y, *valid
 
 
 def describe_run(preset: str, model_configs: dict, training_configs: dict, data) -> dict:

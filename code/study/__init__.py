@@ -1,0 +1,1 @@
+"""Grids of runs: their tables, figures and pages. Reads finished runs' folders, trains nothing."""

@@ -1,0 +1,143 @@
+"""The page of a study: Markdown in which every number comes out of its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NONE = "–"
+
+
+def markdown(results: dict, pictures: dict[str, str]) -> str:
+    """Write the page.
+
+    Args:
+        results: of ``study.tables.tabulate``.
+        pictures: text by the file name of each picture beside the page.
+    """
+    rows = [row for row in results["rows"] if row["runs"]]
+    parts = [f"# Study: {results['study']}", results["text"]]
+    if results["finished"] < results["expected"]:
+        parts.append(
+            f"**Partial: {results['finished']} of {results['expected']} runs are finished.**"
+        )
+    if not rows:
+        return "\n\n".join(parts) + "\n"
+    epochs = _all(rows, "epochs")
+    parts.append(
+        f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
+        "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
+        "deviation, and each seed's own; for one seed, Wilson's 95 % interval. Differences are in "
+        "points, with their 95 % interval: Student's t of the differences paired by seed, or of "
+        "the test images alone where there is one pair."
+    )
+    if results["report_epochs"] and epochs != str(results["report_epochs"]):
+        parts.append(
+            f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
+            f"{results['report_epochs']}. So these accuracies are not those of the report, and "
+            "what helps a short run may not help a long one, nor the other way round: "
+            "regularization (mixup, dropout, more augmentation) usually pays late."
+        )
+    parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
+    parts += [f"![{text}]({name})\n\n{text}" for name, text in pictures.items()]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _accuracies(results: dict, rows: list[dict]) -> str:
+    memorized = any(row["memorized"] is not None for row in rows)
+    header = ["configuration", "report", "ours", "each seed", "difference"]
+    header += ["own training images", *(["false labels memorized"] if memorized else [])]
+    lines = []
+    for row in rows:
+        text = f"**{row['text']}**" if row["leak"] else row["text"]
+        deviation = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.2f}"
+        if len(row["runs"]) == 1:  # Wilson's interval
+            low, high = row["runs"][0]["interval"]
+            deviation = f" ({100 * low:.2f} to {100 * high:.2f})"
+        line = [
+            f"{row['name']}: {text}",
+            NONE if row["reported"] is None else f"{row['reported']:.2f}",
+            f"{100 * row['accuracy']:.2f}{deviation}",
+            ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"]),
+            f"{_points(row['difference'])} to {row['against']}" if row["difference"] else NONE,
+            _percent(row["train_accuracy"]),
+        ]
+        lines.append([*line, _percent(row["memorized"])] if memorized else line)
+    return _table(header, lines)
+
+
+def _questions(results: dict) -> str:
+    texts = {row["name"]: row["text"] for row in results["rows"]}
+    lines = []
+    for row in results["rows"]:
+        if row["question"] and row["difference"]:
+            claim = f"The report: {row['claim']}. " if row["claim"] else ""
+            lines.append(
+                f"* {row['text']}, against {texts[row['against']]}: {row['question']} {claim}"
+                f"Ours: {_answer(row['difference'])}"
+            )
+    return "\n".join(["## What follows", "", *lines]) if lines else ""
+
+
+def _answer(difference: dict) -> str:
+    """The answer to a row's question in a sentence."""
+    seeds, epochs = difference["seeds"], difference["epochs"]
+    runs = f"{seeds} seed{'s' * (seeds > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
+    found = f"{_points(difference)} points"
+    if seeds == 1:
+        found += "; the interval is of the test images alone and knows nothing of other seeds"
+    link = "from" if difference["answer"] == "cannot be told" else "in"
+    return f"**{difference['answer']}** {link} {runs} ({found})."
+
+
+def _circumstances(rows: list[dict]) -> str:
+    """How each row was run, and with what."""
+    header = ["configuration", "seeds", "epochs", "training images", "minutes a run"]
+    header += ["precision", "processor"]
+    lines = [
+        [
+            row["name"],
+            str(len(row["runs"])),
+            _all([row], "epochs"),
+            _all([row], "images"),
+            f"{row['minutes']:.1f}",
+            _all([row], "precision"),
+            "; ".join(sorted({_machine(run) for run in row["runs"]})),
+        ]
+        for row in rows
+    ]
+    versions = {
+        ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        for row in rows
+        for run in row["runs"]
+    }
+    table = _table(header, lines)
+    return f"## How it was run\n\n{table}\n\nVersions: {'; '.join(sorted(versions))}."
+
+
+def _machine(run: dict) -> str:
+    if run["gpus"]:
+        return ", ".join(run["gpus"])
+    cores = run["cores"]
+    return f"{run['processor']}, {cores} core{'s' * (cores != 1)}"
+
+
+def _all(rows: list[dict], key: str) -> str:
+    """The different values of all runs."""
+    values = {run[key] for row in rows for run in row["runs"]}
+    return ", ".join(NONE if value is None else str(value) for value in sorted(values, key=str))
+
+
+def _points(difference: dict) -> str:
+    low, high = difference["interval"]
+    return f"{100 * difference['mean']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.2f}"
+
+
+def _table(header: list[str], lines: list[list[Any]]) -> str:
+    rule = "|" + "---|" * len(header)
+    return "\n".join(
+        ["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(x) + " |" for x in lines)]
+    )

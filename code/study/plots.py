@@ -1,0 +1,103 @@
+"""The pictures of a study, from what ``study.tables.tabulate`` gives: PNG bytes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from runs.plots import new_figure, plain_matplotlib, to_png
+from study.report import CLASSES, FIGURES, TEST_IMAGES
+
+# Okabe and Ito's palette without yellow, which is hard to see on white: told apart with every kind
+# of colour vision; with the line styles, 28 curves.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")
+
+
+@plain_matplotlib()
+def curves_png(results: dict) -> bytes:
+    """Draw training loss and validation accuracy of all rows: the mean, a band over the seeds."""
+    from matplotlib.ticker import MaxNLocator
+
+    rows = [row for row in results["rows"] if row["runs"]]
+    figure = new_figure(13, max(5.5, 2.2 + 0.26 * len(rows)), _title(results))
+    panels = (("train_loss", "training loss", 1), ("valid_accuracy", "validation accuracy, %", 100))
+    # The sides share the legend, which stands below them.
+    for axes, (column, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        for i, row in enumerate(rows):
+            histories = [run["history"][column] for run in row["runs"]]
+            shortest = min(map(len, histories))
+            values = scale * np.array([h[:shortest] for h in histories], np.float64)
+            color, line = COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]
+            epochs = np.arange(1, shortest + 1)
+            label = f"{row['name']}: {row['text']}"
+            marker = "o" if shortest == 1 else None
+            axes.plot(epochs, values.mean(0), line, color=color, marker=marker, label=label)
+            if len(values) > 1:
+                axes.fill_between(
+                    epochs, values.min(0), values.max(0), color=color, alpha=0.15, lw=0
+                )
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9
+    )
+    return to_png(figure)
+
+
+@plain_matplotlib()
+def matrices_png(results: dict) -> bytes | None:
+    """Draw figures 3 to 5 of the report, and below each our own, with the true class in columns.
+
+    Returns:
+        PNG bytes, or None where no row of the results has such a figure.
+    """
+    rows = {row["name"]: row for row in results["rows"] if row["runs"]}
+    shown = [figure for figure in FIGURES if figure.row in rows]
+    if results["study"] != "tables" or not shown:
+        return None
+    picture = new_figure(6.2 * len(shown), 11.6, f"{_title(results)}: confusion matrices")
+    panels = picture.subplots(2, len(shown), squeeze=False)
+    for (above, below), figure in zip(panels.T, shown, strict=True):
+        row = rows[figure.row]
+        reported = np.array(figure.matrix, np.float64)
+        accuracy = f"diagonal {100 * reported.trace() / TEST_IMAGES:.2f} %"
+        _matrix(above, reported, CLASSES, f"report, figure {figure.number}: {accuracy}")
+        ours = np.array(row["confusion_matrix"], np.float64).T
+        seeds = f"{len(row['runs'])} seed{'s' * (len(row['runs']) > 1)}"
+        accuracy = f"diagonal {100 * ours.trace() / ours.sum():.2f} %"
+        _matrix(
+            below, ours, results["class_names"], f"ours, {row['name']}, sum of {seeds}: {accuracy}"
+        )
+    return to_png(picture)
+
+
+def _matrix(axes, matrix, class_names, title):
+    from matplotlib.colors import PowerNorm
+
+    # Each column as a share of its class; the power lets ten errors in a thousand be seen.
+    shares = np.nan_to_num(matrix / np.maximum(1, np.nansum(matrix, axis=0)))
+    norm = PowerNorm(0.3, vmin=0, vmax=1)
+    axes.imshow(shares, cmap="Blues", norm=norm)
+    axes.set(xlabel="true class", ylabel="predicted class")
+    axes.set_title(title, fontsize=10, parse_math=False)
+    places = range(len(matrix))
+    axes.set_xticks(
+        places, class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    axes.set_yticks(places, class_names, fontsize=8)
+    for (row, column), count in np.ndenumerate(matrix):
+        text = "?" if math.isnan(count) else f"{count:.0f}"
+        color = "white" if norm(shares[row, column]) > 0.65 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+
+
+def _title(results: dict) -> str:
+    finished, expected = results["finished"], results["expected"]
+    part = "" if finished == expected else f" (PARTIAL: {finished} of {expected} runs)"
+    loud = ""
+    if any(row["leak"] and row["runs"] for row in results["rows"]):
+        loud = ", one row TRAINED ON THE TEST IMAGES"
+    return f"{results['study']} on {results['dataset']}{part}{loud}"

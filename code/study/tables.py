@@ -1,0 +1,195 @@
+"""What finished runs say: a row for each configuration, as plain values ready for JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from pathlib import Path
+
+from Configure import Row, Study
+from machine.errors import RunError
+from runs.metrics import wilson_interval
+from runs.record import RECORD_FILE, read_record
+
+TEST_FILE, TRAIN_FILE = "test_metrics.json", "train_metrics.json"
+CURVES = ("train_loss", "valid_accuracy")
+# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
+T95 = (
+    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157),
+    *(2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922),
+    *(2.093024, 2.085963, 2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831),
+    *(2.048407, 2.045230, 2.042272),
+)
+
+
+def is_finished(folder: Path) -> bool:
+    """If the run in ``folder`` was trained, tested, and measured on its own training images."""
+    return all((folder / name).exists() for name in (RECORD_FILE, TEST_FILE, TRAIN_FILE))
+
+
+def read_run(folder: Path) -> dict:
+    """Read a finished and tested run.
+
+    Returns:
+        "record" of ``runs.record``, "test" and "train" (None where the training images were not
+        measured) of ``runs.metrics.measure``, and "history", the columns ``CURVES`` by name.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    run = {"record": read_record(folder), "train": None}
+    if not (folder / TEST_FILE).exists():
+        raise RunError(
+            f"{folder}: expected a tested run, found no {TEST_FILE}; run python main.py test "
+            f"--save-dir {folder}"
+        )
+    try:
+        run["test"] = json.loads((folder / TEST_FILE).read_text())
+        if (folder / TRAIN_FILE).exists():
+            run["train"] = json.loads((folder / TRAIN_FILE).read_text())
+        with (folder / "history.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        run["history"] = {
+            column: [float(line[column]) if line[column] else None for line in lines]
+            for column in CURVES
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{folder}: damaged: {' '.join(str(error).split())}") from error
+    return run
+
+
+def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int) -> dict:
+    """Put the finished runs of a study together.
+
+    Args:
+        name: of the study.
+        study: its rows and their texts.
+        runs: of ``read_run``, by the name of the row.
+        expected: runs when all are finished.
+
+    Returns:
+        Plain values: accuracies and shares are fractions, "reported" is in percent.
+
+    Raises:
+        RunError: the runs were measured on different test images.
+    """
+    found = [run for row in runs.values() for run in row]
+    if len({run["record"]["data_digests"]["test"] for run in found}) > 1:
+        names = sorted({run["record"]["dataset"] for run in found})
+        raise RunError(
+            "expected runs that were measured on the same test images, found different ones "
+            f"(data: {', '.join(names)}); name runs on one data set"
+        )
+    rows = {row.name: _row(row, runs.get(row.name, [])) for row in study.rows}
+    for row in study.rows:
+        if row.against in rows:
+            rows[row.name]["difference"] = _difference(row, rows[row.name], rows[row.against])
+    first = found[0] if found else None
+    return {
+        "study": name,
+        "text": study.text,
+        "finished": len(found),
+        "expected": expected,
+        "report_epochs": study.epochs,
+        "dataset": first and first["record"]["dataset"],
+        "class_names": first and first["record"]["class_names"],
+        "test_images": first and first["test"]["n"],
+        "rows": list(rows.values()),
+    }
+
+
+def _row(row: Row, runs: list[dict]) -> dict:
+    """All that the table says of one configuration."""
+    listed = sorted((_run(run) for run in runs), key=lambda run: run["seed"])
+    result = {
+        **{key: getattr(row, key) for key in ("name", "text", "reported", "against", "leak")},
+        **{key: getattr(row, key) for key in ("question", "claim")},
+        "runs": listed,
+        "difference": None,
+    }
+    if runs:
+        accuracies = [run["accuracy"] for run in listed]
+        result["accuracy"] = statistics.fmean(accuracies)
+        result["deviation"] = statistics.stdev(accuracies) if len(runs) > 1 else None
+        for key in ("train_accuracy", "memorized", "minutes"):
+            values = [run[key] for run in listed]
+            result[key] = None if None in values else statistics.fmean(values)
+        matrices = [run["test"]["confusion_matrix"] for run in runs]
+        result["confusion_matrix"] = [
+            [sum(cells) for cells in zip(*lines, strict=True)]
+            for lines in zip(*matrices, strict=True)
+        ]
+    return result
+
+
+def _run(run: dict) -> dict:
+    """All that the table says of one run."""
+    record, test, train = run["record"], run["test"], run["train"] or {}
+    return {
+        "seed": record["model_configs"]["seed"],
+        "accuracy": test["accuracy"],
+        "correct": round(test["accuracy"] * test["n"]),
+        "n": test["n"],
+        "interval": test["accuracy_interval"],  # Wilson's
+        "loss": test["loss"],
+        "train_accuracy": train.get("accuracy"),
+        "memorized": train.get("memorized"),
+        "images": train.get("n"),
+        "minutes": record["minutes"],
+        "epochs": record["training_configs"]["epochs"],
+        "processor": record["hardware"]["processor"],
+        "cores": record["hardware"].get("cores"),
+        "gpus": record["hardware"].get("gpus"),
+        "precision": record["precision"]["used"],
+        "versions": record["versions"],
+        "weights_sha256": record["weights_sha256"],
+        "history": run["history"],
+    }
+
+
+def _difference(row: Row, ours: dict, theirs: dict) -> dict | None:
+    """The difference to the neighbour over the seeds that both have, and the row's answer."""
+    other = {run["seed"]: run for run in theirs["runs"]}
+    pairs = [(run, other[run["seed"]]) for run in ours["runs"] if run["seed"] in other]
+    if not pairs:
+        return None
+    if len(pairs) == 1:
+        (a, b), kind = pairs[0], "test images alone"
+        mean, low, high = newcombe_interval(a["correct"], a["n"], b["correct"], b["n"])
+    else:
+        kind = "paired t"
+        mean, low, high = paired_interval([a["accuracy"] - b["accuracy"] for a, b in pairs])
+    sign = -1 if row.lower else 1
+    bounds = sorted((sign * low, sign * high))
+    answer = "yes" if bounds[0] > 0 else "no" if bounds[1] < 0 else "cannot be told"
+    return {
+        "mean": mean,
+        "interval": [low, high],
+        "kind": kind,
+        "seeds": len(pairs),
+        "epochs": min(run["epochs"] for pair in pairs for run in pair),
+        "answer": answer,
+    }
+
+
+def paired_interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of Student's t, of two or more differences (31 at most are exact)."""
+    n = len(differences)
+    mean = statistics.fmean(differences)
+    half = T95[min(n - 1, len(T95)) - 1] * statistics.stdev(differences) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def newcombe_interval(a: int, n: int, b: int, m: int) -> tuple[float, float, float]:
+    """The difference a / n - b / m and its 95 % interval, from the two Wilson intervals.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent
+    proportions", Statistics in Medicine 17 (1998), method 10. Of the same test images it is too
+    wide rather than too narrow; it knows nothing of other seeds.
+    """
+    (low_a, high_a), (low_b, high_b) = wilson_interval(a, n), wilson_interval(b, m)
+    p, q = a / n, b / m
+    low = p - q - math.hypot(p - low_a, high_b - q)
+    return p - q, low, p - q + math.hypot(high_a - p, q - low_b)

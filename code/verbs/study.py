@@ -1,0 +1,315 @@
+"""Train and test the runs of a study, several at a time, and write its table."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import Configure
+import DataLoader
+from machine import files
+from machine.console import Signals
+from machine.errors import InterruptedRunError, RunError, StudyError, UserError
+from study import tables
+from study.write import PAGE_FILE, write_results
+from verbs.test import test
+from verbs.train import train, training_data
+
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+LOCK_FILE = ".lock"
+
+
+class _Task(NamedTuple):
+    """One run of a study."""
+
+    row: Configure.Row
+    seed: int
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+def study(
+    *,
+    name: str,
+    save_dir: Path,
+    data_dir: Path,
+    mirror: str | None = None,
+    overrides: dict[str, Any],
+    seeds: int | None = None,
+    jobs: int = 1,
+    only: str | None = None,
+    seed: int = 0,
+    command: Sequence[str] = (sys.executable, str(MAIN)),
+) -> None:
+    """Train and test every run of a study that is not finished, and write what all of them say.
+
+    Several processes, on several machines, may work on one folder: each takes the next run that is
+    neither finished nor taken, and whoever finishes a run writes the results of all that are done.
+
+    Args:
+        name: key of ``Configure.STUDIES``.
+        save_dir: folder of the study; each run has a folder in it, and its output beside that.
+        data_dir: folder of the data.
+        mirror: address to download CIFAR-10 from.
+        overrides: values by key of ``Configure``, for all runs.
+        seeds: runs of each row, seeds 0, 1, ...; None for the study's own number.
+        jobs: runs at a time, each on its share of this process's cores, or on a GPU.
+        only: name of a row: train and test this one run, in this process.
+        seed: of that run.
+        command: what ``only`` and the other arguments are given to, to start a run.
+
+    Raises:
+        StudyError: some runs failed; all others are finished.
+        InterruptedRunError: stopped by a signal; the runs' states are saved.
+        UserError: see ``machine.errors``.
+    """
+    grid = Configure.STUDIES[name]
+    rows = {row.name: row for row in grid.rows}
+    if only is not None:
+        if only not in rows:
+            raise UserError(f"only: expected one of {', '.join(rows)}, found {only!r}")
+        _run(
+            grid, _Task(rows[only], seed, save_dir / f"{only}-{seed}"), data_dir, mirror, overrides
+        )
+        return
+    if jobs < 1:
+        raise UserError(f"jobs: expected 1 or more, found {jobs}")
+    tasks = [
+        _Task(row, number, save_dir / f"{row.name}-{number}")
+        for number in range(grid.seeds if seeds is None else seeds)
+        for row in grid.rows
+    ]
+    configs = [
+        Configure.configure(
+            grid.preset, Configure.study_overrides(grid, task.row, task.seed, overrides)
+        )
+        for task in tasks
+    ]
+    for task, wanted in zip(tasks, configs, strict=True):
+        _require_same_configuration(task.folder, *wanted)
+    # Before any run needs them: they are downloaded once, and what is wrong is said at once.
+    DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror)
+    with files.storing(save_dir):
+        save_dir.mkdir(parents=True, exist_ok=True)
+    arguments = [*command, "study", name, f"--save-dir={save_dir}", f"--data-dir={data_dir}"]
+    arguments += [f"--mirror={mirror}"] if mirror else []
+    arguments += [f"--{key.replace('_', '-')}={value}" for key, value in overrides.items()]
+    workers = _Workers(grid, name, save_dir, tasks, arguments, configs[0][1]["epochs"])
+    workers.run(jobs)
+
+
+class _Workers:
+    """Threads that each start the next free run as a process, and wait for it."""
+
+    def __init__(self, grid, name, folder, tasks, arguments, epochs):
+        self._grid, self._name, self._folder = grid, name, folder
+        self._tasks, self._arguments, self._epochs = tasks, arguments, epochs
+        self._turn = threading.Lock()
+        self._children: dict[int, subprocess.Popen] = {}  # by the number of their worker
+        self._failed: dict[str, str] = {}  # why, by the name of the run
+        self._stopping = False
+        self._error: Exception | None = None
+
+    def run(self, jobs: int) -> None:
+        """Until there is no free run, or a signal comes."""
+        from tqdm import tqdm
+
+        threads = [threading.Thread(target=self._work, args=(i, jobs)) for i in range(jobs)]
+        total, done = len(self._tasks) * self._epochs, self._count_epochs()
+        with (
+            Signals() as signals,
+            tqdm(total=total, initial=done, unit=" epochs", disable=None, smoothing=0) as bar,
+        ):
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(0.2)
+                if signals.received() and not self._stopping:
+                    self._stop()
+                bar.update(min(total, self._count_epochs()) - bar.n)
+        if self._error:
+            raise self._error
+        self._write()
+        finished = sum(tables.is_finished(task.folder) for task in self._tasks)
+        summary = f"{finished} of {len(self._tasks)} runs are finished: {self._folder / PAGE_FILE}"
+        if self._stopping:
+            raise InterruptedRunError(f"stopped by a signal; {summary}; start the command again")
+        if self._failed:
+            named = "; ".join(f"{run}: {why}" for run, why in self._failed.items())
+            raise StudyError(f"{len(self._failed)} failed ({named}); {summary}")
+        print(summary)
+
+    def _work(self, worker: int, jobs: int) -> None:
+        environment = dict(os.environ)
+        if gpus := _gpus():
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+        elif jobs > 1 and hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            share = cores[worker * len(cores) // jobs : (worker + 1) * len(cores) // jobs]
+            # Of this thread; the processes that it starts inherit it.
+            os.sched_setaffinity(0, share or [cores[worker % len(cores)]])
+        try:
+            for task in self._tasks:
+                with _taken(task.log.with_suffix(".lock")) as lock:
+                    if lock is None or tables.is_finished(task.folder):
+                        continue
+                    code = self._start(worker, task, lock, environment)
+                    if self._stopping:
+                        return
+                if code:
+                    self._failed[task.folder.name] = _last_line(task.log, code)
+                elif tables.is_finished(task.folder):
+                    self._say(task)
+                    self._write()
+        except Exception as error:  # to be raised where the user sees it
+            self._error = error
+            self._stop()
+
+    def _start(self, worker: int, task: _Task, lock: int, environment: dict) -> int:
+        """Train and test one run in a process of its own; its exit code."""
+        only = [f"--only={task.row.name}", f"--seed={task.seed}"]
+        with task.log.open("ab") as log:
+            with self._turn:
+                if self._stopping:
+                    return 0
+                process = self._children[worker] = subprocess.Popen(
+                    [*self._arguments, *only],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    # The run stays taken as long as it lives, even if this process is killed.
+                    pass_fds=[lock],
+                    # Ctrl-C reaches this process alone, which hands it on.
+                    start_new_session=True,
+                )
+            return process.wait()
+
+    def _stop(self) -> None:
+        with self._turn:
+            self._stopping = True
+            for process in self._children.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+
+    def _say(self, task: _Task) -> None:
+        from tqdm import tqdm
+
+        accuracy = json.loads((task.folder / tables.TEST_FILE).read_text())["accuracy"]
+        tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
+
+    def _write(self) -> None:
+        """Write the results of all runs that are done, by whichever process."""
+        with _taken(self._folder / LOCK_FILE, wait=True):
+            runs: dict[str, list[dict]] = {}
+            for task in self._tasks:
+                if tables.is_finished(task.folder):
+                    runs.setdefault(task.row.name, []).append(tables.read_run(task.folder))
+            results = tables.tabulate(self._name, self._grid, runs, len(self._tasks))
+            write_results(self._folder, results)
+
+    def _count_epochs(self) -> int:
+        """Epochs that all runs have behind them."""
+        epochs = 0
+        for task in self._tasks:
+            path = task.folder / "history.csv"
+            if path.exists():
+                epochs += path.read_bytes().count(b"\n") - 1
+        return epochs
+
+
+def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict) -> None:
+    """Train, test, and measure on its own training images, one run in this process."""
+    chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
+    train(
+        preset=grid.preset,
+        overrides=chosen,
+        save_dir=task.folder,
+        data_dir=data_dir,
+        mirror=mirror,
+        strategy="one",
+        include_test=task.row.leak,
+    )
+    test(
+        preset=grid.preset,
+        save_dir=task.folder,
+        data_dir=data_dir,
+        mirror=mirror,
+        seen_test_images=task.row.leak,
+    )
+    from Model import Model
+
+    _, configs = Configure.configure(grid.preset, chosen)
+    data = DataLoader.load_data(data_dir, configs["dataset"], mirror, task.seed)
+    x, y, *_ = training_data(data, task.seed, configs, task.row.leak)
+    measured, probabilities = Model.load(task.folder).evaluate(x, y)
+    if configs["label_noise"]:
+        clean_configs = {**configs, "label_noise": 0.0}
+        _, clean, *_ = training_data(data, task.seed, clean_configs, task.row.leak)
+        false = clean != y
+        measured["false_labels"] = int(false.sum())
+        measured["memorized"] = float((probabilities.argmax(1) == y)[false].mean())
+    files.write_bytes(
+        task.folder / tables.TRAIN_FILE, (json.dumps(measured, indent=2) + "\n").encode()
+    )
+
+
+def _require_same_configuration(folder: Path, model_configs: dict, training_configs: dict) -> None:
+    """Raise ``RunError`` if a finished run is one of other values: it is not replaced."""
+    if not tables.is_finished(folder):
+        return
+    record = tables.read_run(folder)["record"]
+    for key, value in {**model_configs, **training_configs}.items():
+        found = record["model_configs"].get(key, record["training_configs"].get(key))
+        if found != value:
+            raise RunError(
+                f"{folder}: expected a run with {key} {value}, found {found}; give the study the "
+                "flags that it began with, or name another --save-dir",
+                key=key,
+            )
+
+
+@contextmanager
+def _taken(path: Path, wait: bool = False) -> Iterator[int | None]:
+    """Hold a file's lock; gives its descriptor, or None if another process has it."""
+    with files.storing(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
+    finally:
+        os.close(file)
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _last_line(log: Path, code: int) -> str:
+    """What a failed run said last."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    lines = log.read_text(errors="replace").split("\n")
+    said = [line.strip().removeprefix("error: ") for line in lines if line.strip()]
+    return said[-1] if said else f"ended with exit code {code}"
