@@ -83,23 +83,6 @@ def train(cores: list[set[int]], data_dir: Path, batch_size: int) -> tuple[float
     return speed, (counts[1] - counts[0]) / steps
 
 
-def report(results: dict) -> list[str]:
-    """The table, as lines of Markdown."""
-    rows = [
-        f"{name} | {median(values):.0f} | {spread(values)} | "
-        f"{statistics.median(values['bytes_per_step']):,.0f}"
-        for name, values in results["variants"].items()
-    ]
-    return [
-        "# Workers",
-        "",
-        f"`python benchmarks/distributed.py` on {describe(results['machine'])}. Global batch "
-        f"{results['batch_size']}, median of {results['rounds']} rounds, the variants in turn.",
-        "",
-        *table("what | images/s | lowest to highest | bytes over loopback a step", rows),
-    ]
-
-
 def main() -> None:
     """Measure all, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -114,14 +97,21 @@ def main() -> None:
             variants[name]["images_per_second"].append(speed)
             variants[name]["bytes_per_step"].append(sent)
             print(f"{name}: {speed:.0f} images/s, {sent:,.0f} bytes a step", flush=True)
-    results = {
-        "machine": machine(),
-        "rounds": arguments.rounds,
-        "batch_size": arguments.batch_size,
-        "variants": variants,
-    }
-    write("distributed", results, report(results))
-    print("\n".join(report(results)))
+    rows = [
+        f"{name} | {median(values):.0f} | {spread(values)} | "
+        f"{statistics.median(values['bytes_per_step']):,.0f}"
+        for name, values in variants.items()
+    ]
+    lines = [
+        "# Workers",
+        "",
+        f"`python benchmarks/distributed.py` on {describe(machine())}. Global batch "
+        f"{arguments.batch_size}, median of {arguments.rounds} rounds, the variants in turn.",
+        "",
+        *table("what | images/s | lowest to highest | bytes over loopback a step", rows),
+    ]
+    results = {"machine": machine(), "batch_size": arguments.batch_size, "variants": variants}
+    write("distributed", results, lines)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Peer:
         if onednn:
             environment["TF_ENABLE_ONEDNN_OPTS"] = "1"
         arguments = [mode, precision, str(batch_size), str(images)]
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"peers.{name}", *arguments],
             cwd=HERE,

@@ -1,4 +1,4 @@
-"""This package: the whole loop of ``Model.train``, and ``Model.predict_prob``."""
+"""The package itself: the whole loop of ``Model.train``, and ``Model.predict_prob``."""
 
 from __future__ import annotations
 
