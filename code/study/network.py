@@ -52,7 +52,7 @@ def network_png(network: Any) -> bytes:
             y -= part["height"]
         if i + 1 < len(columns):  # from the end of this column to the top of the next
             end, middle, right = y + 0.35, x + 0.93, x + 1.75
-            line = {"color": "black", "lw": 1.2}
+            line = {"color": "black", "lw": 1.2, "zorder": 0}
             axes.plot([x, x, middle, middle, right], [end, y + 0.1, y + 0.1, 0.1, 0.1], **line)
             _arrow(axes, right, 0.1, -0.3)
     return to_png(figure)
@@ -151,12 +151,14 @@ def _block(name: str, first, second, shortcut) -> dict:
     def draw(axes, x, y):
         _arrow(axes, x, y, y - 0.45)
         side, foot = x + 0.68, y - 3.05
-        axes.plot([x, side, side, x], [y - 0.2, y - 0.2, foot, foot], color="#777777", lw=1.2)
+        axes.plot(
+            [x, side, side, x], [y - 0.2, y - 0.2, foot, foot], color="#777777", lw=1.2, zorder=0
+        )
         axes.text(x - 0.62, y - 0.2, name, fontsize=8, va="center", ha="left")
         _draw_box(axes, x, y - 0.45, f"{_convolution(first)}\nbatch norm, ReLU", BLUE)
         _arrow(axes, x, y - 1.35, y - 1.7)
         _draw_box(axes, x, y - 1.7, f"{_convolution(second)}\nbatch norm", BLUE)
-        axes.plot([x, x], [y - 2.6, y - 3.3], color="black", lw=1.2)
+        axes.plot([x, x], [y - 2.6, y - 3.3], color="black", lw=1.2, zorder=0)
         text = "identity" if shortcut is None else _convolution(shortcut)
         box = {"fc": "white" if shortcut is None else BLUE, "ec": "none", "pad": 1.5}
         at = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "bbox": box}
