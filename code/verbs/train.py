@@ -93,7 +93,9 @@ def train(
                 if chief:
                     print(f"{save_dir}: this very run is finished; nothing to do")
                 return
-            board = TensorBoard(save_dir, record) if tensorboard and chief else None
+            board = TensorBoard(save_dir, record) if tensorboard else None
+            if board:
+                run.in_chief(board.require_own)
             if chief:
                 _draw_data(save_dir, model, split, record)
                 _say_what_begins(save_dir, model, split, record, taken)
