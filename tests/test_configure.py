@@ -55,7 +55,7 @@ def test_a_number_below_its_range_is_refused(name):
         ({"flip": 1}, "flip: expected bool, found 1"),
         ({"learning_rate": float("nan")}, "learning_rate: expected 0..100, found nan"),
         ({"learning_rate": float("inf")}, "learning_rate: expected 0..100, found inf"),
-        ({"optimizer": "lion"}, "optimizer: expected one of adam, rmsprop, sgd, found 'lion'"),
+        ({"optimizer": "lion"}, "optimizer: expected one of adam, rmsprop, sgd, muon, found 'lion'"),
         ({"depth": 21}, "depth: expected 6n + 2 (8, 14, 20, 26, 32, ...), found 21; the nearest"),
         ({"frob": 1}, "unknown key 'frob'"),
         ({"epochs": 2, "warmup_epochs": 2}, "warmup_epochs: expected fewer than epochs (2)"),
