@@ -8,6 +8,7 @@ this shows the overhead of the exchange, not a speed-up: the cores are the same 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from throughput import CODE, HERE, describe, machine, table
+from harness import CODE, describe, machine, median, spread, table, write
 
 # It leaves 10,000 images to train on. Each worker validates by itself, and the first step after it
 # waits for the slowest: more images would make that wait count for more.
@@ -76,29 +77,10 @@ def train(cores: list[set[int]], data_dir: Path, batch_size: int) -> tuple[float
         codes = [worker.wait() for worker in workers]
         if any(codes):
             raise SystemExit("error: a worker failed")
-        last = Path(folder, "run", "history.csv").read_text().splitlines()[-1]
+        with open(Path(folder, "run", "history.csv"), newline="") as file:
+            speed = float(list(csv.DictReader(file))[-1]["images_per_second"])
     steps = (50_000 - VALID_SIZE) // batch_size
-    return float(last.split(",")[-1]), (counts[1] - counts[0]) / steps
-
-
-def report(results: dict) -> str:
-    """The table as Markdown."""
-    rows = []
-    for name, values in results["variants"].items():
-        speeds, sent = sorted(values["images_per_second"]), values["bytes_per_step"]
-        rows.append(
-            f"{name} | {statistics.median(speeds):.0f} | {speeds[0]:.0f} to {speeds[-1]:.0f} | "
-            f"{statistics.median(sent):,.0f}"
-        )
-    lines = [
-        "# Workers",
-        "",
-        f"`python benchmarks/distributed.py` on {describe(results['machine'])}. Global batch "
-        f"{results['batch_size']}, median of {results['rounds']} rounds, the variants in turn.",
-        "",
-        *table("what | images/s | lowest to highest | bytes over loopback a step", rows),
-    ]
-    return "\n".join(lines)
+    return speed, (counts[1] - counts[0]) / steps
 
 
 def main() -> None:
@@ -115,15 +97,21 @@ def main() -> None:
             variants[name]["images_per_second"].append(speed)
             variants[name]["bytes_per_step"].append(sent)
             print(f"{name}: {speed:.0f} images/s, {sent:,.0f} bytes a step", flush=True)
-    results = {
-        "machine": machine(),
-        "rounds": arguments.rounds,
-        "batch_size": arguments.batch_size,
-        "variants": variants,
-    }
-    (HERE / "results" / "distributed.json").write_text(json.dumps(results, indent=2) + "\n")
-    (HERE / "results" / "distributed.md").write_text(report(results))
-    print(report(results))
+    rows = [
+        f"{name} | {median(values):.0f} | {spread(values)} | "
+        f"{statistics.median(values['bytes_per_step']):,.0f}"
+        for name, values in variants.items()
+    ]
+    lines = [
+        "# Workers",
+        "",
+        f"`python benchmarks/distributed.py` on {describe(machine())}. Global batch "
+        f"{arguments.batch_size}, median of {arguments.rounds} rounds, the variants in turn.",
+        "",
+        *table("what | images/s | lowest to highest | bytes over loopback a step", rows),
+    ]
+    results = {"machine": machine(), "batch_size": arguments.batch_size, "variants": variants}
+    write("distributed", results, lines)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,29 @@ TRAINING_KEYS = {
     ),
 }
 
+
+class Range(NamedTuple):
+    """What ``main.py tune`` draws the values of one key from."""
+
+    low: float = 0.0  # both ends included
+    high: float = 0.0
+    log: bool = False  # even over the logarithm
+    choices: tuple = ()  # instead of low and high
+
+
+TUNED = {
+    # Wide enough for adam (about 1e-3) and for sgd (about 0.1).
+    "learning_rate": Range(3e-4, 0.3, log=True),
+    "momentum": Range(0.8, 0.99),
+    "batch_size": Range(choices=(32, 64, 128, 256)),
+    "l2": Range(1e-5, 1e-3, log=True),
+    "label_smoothing": Range(0.0, 0.2),
+    "mixup_alpha": Range(0.0, 1.0),
+    "dropout_stack2": Range(0.0, 0.3),
+    "dropout_stack3": Range(0.0, 0.4),
+}
+"""The keys of a search, but for those that were given and those that have no effect."""
+
 KEY_GROUPS = {
     "network": tuple(MODEL_KEYS),
     "data": ("dataset", "valid_size", "label_noise"),
@@ -426,14 +449,7 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
     Returns:
         A sentence for each.
     """
-    lines = []
-    for name in overrides:
-        for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
-            found = configs[other]
-            if found not in values if values else not found:
-                wanted = " or ".join(values) if values else "above 0"
-                lines.append(f"{name} has no effect: it needs {other} {wanted}, found {found}")
-                break
+    lines = [line for name in overrides if (line := lacks(name, configs))]
     period, ends = configs["t_0"], [0]
     if configs["schedule"] == "cosine" and period:
         epochs = configs["epochs"] - configs["warmup_epochs"]
@@ -447,6 +463,28 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
                 "would end with one"
             )
     return lines
+
+
+def lacks(name: str, configs: dict[str, Any]) -> str:
+    """Why a key has no effect in the complete ``training_configs``, in a sentence; "" if it has."""
+    for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
+        found = configs[other]
+        if found not in values if values else not found:
+            wanted = " or ".join(values) if values else "above 0"
+            return f"{name} has no effect: it needs {other} {wanted}, found {found}"
+    return ""
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    """The flags of ``main.py train`` that set keys to these values."""
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def check(name: str, key: Key, value: Any) -> Any:

@@ -1,10 +1,11 @@
-"""Command line: ``python main.py train``, and the other verbs that ``--help`` lists."""
+"""Command line: ``python main.py train``, ``python main.py test``, ``python main.py predict``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from machine.errors import EXIT_CODES, StorageError
 CODE = Path(__file__).resolve().parent
 SAVED_MODELS = CODE / "saved_models"
 INTERRUPTED = 130
+RUN_FOLDER = "folder of the run (default: code/saved_models/PRESET)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
         if "save_dir" in values:
-            own = f"study-{values['name']}" if verb == "study" else values["preset"]
-            folder = values["save_dir"] or SAVED_MODELS / own
+            own = {"study": f"study-{values.get('name')}", "tune": f"{values.get('preset')}-tune"}
+            folder = values["save_dir"] or SAVED_MODELS / own.get(verb, values.get("preset"))
             values["save_dir"] = folder.resolve()
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
@@ -100,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         (_study, "train and test a grid of runs, such as the report's tables"),
         (_compare, "put finished runs beside each other in a table and in curves"),
         (_describe, "print the network's layers and size, and draw it"),
+        (_export, "write a finished run's network as a file that other programs read"),
+        (_report, "write one HTML page of a finished run or study"),
+        (_tune, "search for a better configuration by short trainings"),
     ):
         name = add_flags.__name__.removeprefix("_")
         verb = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -110,61 +115,41 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parser) -> None:
-    data = _add_places(parser)
-    groups = {"data": data}
-    groups |= {name: parser.add_argument_group(name) for name in ("network", "training")}
-    groups |= {name: parser.add_argument_group(name) for name in ("augmentation", "output")}
-    add = groups["output"].add_argument
-    add(
-        "--fresh",
-        action="store_true",
-        help="new start; a run that is in the folder is moved aside, not deleted",
-    )
+    _add_preset(parser)
+    groups = _add_all_keys(parser, _add_data(parser, RUN_FOLDER))
+    add = parser.add_argument_group("output").add_argument
+    add("--fresh", action="store_true", help="new start; a run in the folder is moved aside")
     add(
         "--save-minutes",
         type=_minutes,
         metavar="MINUTES",
         help="minutes between saves within an epoch (default: 10); each epoch ends with one",
     )
-    groups["training"].add_argument(
+    add("--tensorboard", action="store_true", help="RUN/tensorboard too, for TensorBoard")
+    add = groups["training"].add_argument
+    add(
         "--strategy",
         choices=Configure.STRATEGIES,
         help="devices that train; auto finds a cluster (TF_CONFIG, Slurm) or several GPUs",
     )
-    groups["training"].add_argument(
-        "--config", type=Path, metavar="RUN.JSON", help="record whose configuration is used"
-    )
-    groups["training"].add_argument(
-        "--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from"
-    )
-    for name in (*Configure.MODEL_KEYS, *Configure.TRAINING_KEYS):
-        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
-        _add_keys(groups[group], name)
+    add("--config", type=Path, metavar="RUN.JSON", help="record whose configuration is used")
+    add("--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from")
 
 
 def _test(parser) -> None:
-    add = _add_places(parser).add_argument
+    _add_preset(parser)
+    add = _add_data(parser, RUN_FOLDER).add_argument
     add("--dataset", help="data set that the run must have been trained on")
-    add(
-        "--input",
-        dest="images",
-        type=Path,
-        metavar="IMAGES",
-        help="labelled images of your own: .npy, picture or folder",
-    )
+    add("--input", dest="images", type=Path, metavar="IMAGES", help="labelled images of your own")
     add("--labels", type=Path, metavar="LABELS.NPY", help="labels of --input, integers 0..K-1")
     _add_inference(parser)
 
 
 def _predict(parser) -> None:
-    add = _add_places(parser).add_argument
-    add(
-        "--input",
-        dest="images",
-        type=Path,
-        metavar="FILE",
-        help="images to classify: .npy, PNG, JPEG, or a folder of pictures",
-    )
+    _add_preset(parser)
+    add = _add_data(parser, RUN_FOLDER).add_argument
+    sources = "images to classify: .npy, PNG, JPEG, or a folder of pictures"
+    add("--input", dest="images", type=Path, metavar="FILE", help=sources)
     add("--skip-damaged", action="store_true", help="answers for the rest if a picture is damaged")
     parser.set_defaults(default_output=CODE.parent / "predictions.npy")
     add(
@@ -180,75 +165,117 @@ def _predict(parser) -> None:
 def _study(parser) -> None:
     add = parser.add_argument
     add("name", choices=Configure.STUDIES, help=" | ".join(Configure.STUDIES))
-    _add_folders(parser, "folder of the study (default: code/saved_models/study-NAME)")
     add("--seeds", type=int, metavar="N", help="runs of each configuration (default: its own)")
     add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
-    add("--only", metavar="ROW", help="train and test one run of this configuration, no more")
+    add("--only", metavar="ROW", help="name of a configuration of which one run is trained")
     add("--seed", type=int, metavar="S", help="seed of the run of --only (default: 0)")
+    _add_data(parser, "folder of the study (default: code/saved_models/study-NAME)")
     group = parser.add_argument_group("all runs")
     _add_keys(group, "epochs", "depth", "width", "dataset", "valid_size", "batch_size", "precision")
 
 
 def _compare(parser) -> None:
-    parser.set_defaults(output=Path("comparison"))
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write (default: comparison)"
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
+    output = Path("comparison")
+    add("--output", type=Path, default=output, metavar="DIR", help=f"folder (default: {output})")
 
 
 def _describe(parser) -> None:
-    _add_preset(parser, "its configuration")
-    parser.set_defaults(output=Path("network.png"))
-    parser.add_argument(
-        "--output", type=Path, metavar="PNG", help="picture to write (default: network.png)"
-    )
+    _add_preset(parser)
+    add, output = parser.add_argument, Path("network.png")
+    add("--output", type=Path, default=output, metavar="PNG", help=f"picture (default: {output})")
     _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
 
 
-def _add_places(parser):
-    """The flags that name the run and the data; gives the group of the data."""
-    _add_preset(parser, "configuration and name of a run")
-    return _add_folders(parser, "folder of the run (default: code/saved_models/PRESET)")
+def _export(parser) -> None:
+    _add_preset(parser)
+    _add_folder(parser, RUN_FOLDER)
+    add = parser.add_argument
+    formats = ("keras", "savedmodel", "onnx", "litert")
+    add("--format", choices=formats, required=True, help="kind of file")
+    add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
-def _add_preset(parser, text: str) -> None:
+def _report(parser) -> None:
+    _add_preset(parser)
+    _add_folder(parser, RUN_FOLDER)
+    add, same = parser.add_argument, argparse.SUPPRESS
+    add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
+    add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
+
+
+def _tune(parser) -> None:
+    _add_preset(parser)
+    data = _add_data(parser, "folder of the search (default: code/saved_models/PRESET-tune)")
+    _add_all_keys(parser, data)
+    add = parser.add_argument_group("search").add_argument
+    add("--trials", type=int, help="trainings in all, of all processes (default: 50)")
+    add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
+
+
+def _add_preset(parser) -> None:
     presets = tuple(Configure.PRESETS)
-    parser.set_defaults(preset=presets[0])
-    parser.add_argument("--preset", choices=presets, help=f"{text} (default: {presets[0]})")
+    text = f"configuration and name of a run (default: {presets[0]})"
+    parser.add_argument("--preset", choices=presets, default=presets[0], help=text)
 
 
-def _add_folders(parser, text: str):
-    parser.set_defaults(save_dir=None, data_dir=CODE / "data")
-    parser.add_argument("--save-dir", type=Path, metavar="FOLDER", help=text)
+def _add_folder(parser, text: str) -> None:
+    parser.add_argument("--save-dir", type=Path, default=None, metavar="FOLDER", help=text)
+
+
+def _add_data(parser, text: str):
+    """The flags of a folder, which ``text`` describes, and of the data; gives the data's group."""
+    _add_folder(parser, text)
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
-    )
+    text, folder = "folder of the data (default: code/data)", CODE / "data"
+    group.add_argument("--data-dir", type=Path, default=folder, metavar="DIR", help=text)
     group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
     return group
 
 
 def _add_inference(parser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--layout", choices=Configure.LAYOUTS, help="layout of a .npy of images (default: auto)"
-    )
-    group.add_argument(
+    add = parser.add_argument_group("network").add_argument
+    add("--layout", choices=Configure.LAYOUTS, help="layout of a .npy of images (default: auto)")
+    add(
         "--precision",
         choices=("float32", "bfloat16"),
         help="arithmetic (default: float32, which gives the same answer on every machine)",
     )
-    group.add_argument(
+    add(
         "--test-time-flip",
         action=argparse.BooleanOptionalAction,
         help="mean of the probabilities of an image and its mirror image (default: as trained)",
     )
-    group.add_argument(
-        "--seen-test-images",
-        action="store_true",
-        help="take a run of the study leak, which was trained on the test images",
-    )
+    add("--seen-test-images", action="store_true", help="use of a run of the study leak")
+
+
+def _add_all_keys(parser, data) -> dict:
+    """All keys of the configuration as flags in their groups, of which ``data`` is one."""
+    groups = {"data": data}
+    for name in ("network", "training", "augmentation"):
+        groups[name] = parser.add_argument_group(name)
+    for name in (*Configure.MODEL_KEYS, *Configure.TRAINING_KEYS):
+        group = next((g for g, keys in Configure.KEY_GROUPS.items() if name in keys), "training")
+        _add_keys(groups[group], name)
+    return groups
+
+
+def _add_keys(group, *names: str) -> None:
+    """Keys of the configuration as flags, --flip and --no-flip for a boolean."""
+    group.set_defaults(overrides={})
+    for name in names:
+        key = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name]
+        kind, flags = type(key.default), [f"--{name.replace('_', '-')}"]
+        text = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
+        options: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            flags.append(flags[0].replace("--", "--no-"))
+            options = {"nargs": 0, "negative": flags[1]}
+            text = f"{key.meaning} [default {'on' if key.default else 'off'}]"
+        group.add_argument(
+            *flags, dest=name, action=_Override, help=text.replace("%", "%%"), **options
+        )
 
 
 class _Override(argparse.Action):
@@ -264,36 +291,10 @@ class _Override(argparse.Action):
         namespace.overrides = {**namespace.overrides, self.dest: value}
 
 
-def _add_keys(group, *names: str) -> None:
-    """Keys of the configuration as flags, which put their values into ``overrides``."""
-    group.set_defaults(overrides={})
-    for name in names:
-        _add_key(group, name, {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name])
-
-
-def _add_key(group, name: str, key: Configure.Key) -> None:
-    """One key of the configuration as a flag: --flip and --no-flip for a boolean."""
-    kind, flag = type(key.default), name.replace("_", "-")
-    shown = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
-    options: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
-    names = [f"--{flag}"]
-    if kind is bool:
-        names.append(f"--no-{flag}")
-        options = {"nargs": 0, "negative": names[1]}
-        shown = f"{key.meaning} [default {'on' if key.default else 'off'}]"
-    group.add_argument(
-        *names, dest=name, action=_Override, help=shown.replace("%", "%%"), **options
-    )
-
-
 def _minutes(text: str) -> float:
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = -1.0
-    if not minutes >= 0:
+    if not re.fullmatch(r"\d+\.?\d*", text):
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {text!r}")
-    return minutes
+    return float(text)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def measure(y: np.ndarray, probabilities: np.ndarray) -> dict:
     Returns:
         Plain Python values, ready for JSON: ``n``, ``accuracy`` (top-1), ``accuracy_interval``
         ([low, high], 95 %), ``loss`` (mean negative log likelihood, nats), ``ece``,
+        ``confidence_bins`` (of ``confidence_bins``),
         ``per_class_accuracy`` (K values, None for a class without images), ``confusion_matrix``
         (K lists of K ints, rows are the true classes). Fractions are 0..1, unrounded.
     """
@@ -46,6 +47,7 @@ def measure(y: np.ndarray, probabilities: np.ndarray) -> dict:
         "accuracy_interval": list(wilson_interval(sum(correct), len(y))),
         "loss": float(0.0 - logs.mean()),  # unlike a plain minus never -0.0
         "ece": expected_calibration_error(y, p),
+        "confidence_bins": confidence_bins(y, p),
         "per_class_accuracy": [c / n if n else None for c, n in zip(correct, images, strict=True)],
         "confusion_matrix": matrix.tolist(),
     }
@@ -74,10 +76,30 @@ def expected_calibration_error(
     Source: Guo et al. 2017, arXiv:1706.04599, section 2. Confidence is the largest probability of
     a row; the bins (lo, hi] have equal width. Arguments as for ``measure``.
     """
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
-    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    index, confidence, correct = _by_confidence(y, probabilities, bins)
     # count/n * |mean(correct) - mean(confidence)| is |sum(correct - confidence)| / n.
     return float(np.abs(np.bincount(index, weights=correct - confidence)).sum() / len(y))
+
+
+def confidence_bins(
+    y: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS
+) -> list[list[float]]:
+    """The points of a reliability diagram: [images, mean confidence, accuracy] of each bin.
+
+    Bins and arguments as for ``expected_calibration_error``; an empty bin is [0, 0.0, 0.0].
+    """
+    index, confidence, correct = _by_confidence(y, probabilities, bins)
+    images = np.bincount(index, minlength=bins)
+    sums = [np.bincount(index, weights=w, minlength=bins) for w in (confidence, correct)]
+    means = np.stack(sums) / np.maximum(images, 1)
+    return [[int(n), *map(float, pair)] for n, pair in zip(images, means.T, strict=True)]
+
+
+def _by_confidence(y, probabilities, bins):
+    """Bin, confidence and correctness of each image."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    return index, confidence, correct
 
 
 def confusion_matrix(y: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -11,11 +11,12 @@ import numpy as np
 
 import Configure
 import DataLoader
-from machine import files, processor
+from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import RunError
 from runs import metrics, plots, weights
 from runs import record as records
+from runs.tensorboard import TensorBoard
 
 STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
 
@@ -32,6 +33,7 @@ def train(
     fresh: bool = False,
     strategy: str = "auto",
     save_minutes: float = 10.0,
+    tensorboard: bool = False,
     include_test: bool = False,
 ) -> None:
     """Train one configuration, or go on with it, and save the run.
@@ -47,12 +49,15 @@ def train(
         fresh: start over; a run that is there is moved aside.
         strategy: one of ``Configure.STRATEGIES``.
         save_minutes: minutes between saves within an epoch.
+        tensorboard: write the run's folder ``tensorboard`` as well.
         include_test: train on the test images too, to show what that does; the run says so, and
             no flag asks for it.
 
     Raises:
         UserError: see ``machine.errors`` for what can go wrong.
     """
+    if tensorboard:
+        extras.require("tensorboard")
     base = None if config is None else records.read_configs(config)
     model_configs, training_configs = Configure.configure(preset, overrides, base)
     for line in Configure.without_effect(overrides, training_configs):
@@ -88,6 +93,9 @@ def train(
                 if chief:
                     print(f"{save_dir}: this very run is finished; nothing to do")
                 return
+            board = TensorBoard(save_dir, record) if tensorboard else None
+            if board:
+                run.in_chief(board.require_own)
             if chief:
                 _draw_data(save_dir, model, split, record)
                 _say_what_begins(save_dir, model, split, record, taken)
@@ -95,6 +103,8 @@ def train(
             def on_epoch(row, history, epochs, seconds_left):
                 if chief:
                     _write_history(save_dir, history, record)
+                    if board:
+                        board.write(history)
                     _print_epoch(row, epochs, seconds_left)
 
             progress = model.train(

@@ -6,31 +6,44 @@ first one's input is not computed, nor that of any bias.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+from harness import Turns, processor, serve
+
+processor.prepare_tensorflow()
 
 import tensorflow as tf
 
-from Network import resnet_v1
-from training.layers import Conv2D
-from turns import Turns
+
+def shapes() -> Iterator[tuple[int, int, int, int, int]]:
+    """Size of the image, channels in and out, size of the kernel, stride; in ResNet-20's order."""
+    yield 32, 3, 16, 3, 1
+    size, channels = 32, 16
+    for filters in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if filters > 16 and not block else 1
+            yield size, channels, filters, 3, stride
+            if stride == 2:
+                yield size, channels, filters, 1, stride
+            size, channels = size // stride, filters
+            yield size, filters, filters, 3, 1
 
 
-def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
-    """Rounds of as many convolutions as ``steps`` training steps have."""
-    network = resnet_v1(precision=precision)
-    convolutions = []
-    for layer in network.layers:
-        if isinstance(layer, Conv2D):
-            shapes = (
-                (batch_size, *layer.input.shape[1:]),
-                layer.kernel.shape,
-                (batch_size, *layer.output.shape[1:]),
-            )
-            arrays = [tf.cast(tf.random.normal(shape), precision) for shape in shapes]
-            convolutions.append((*arrays, [1, *layer.strides, 1]))
+def train(precision: str, batch_size: int, images: int, turns: Turns) -> None:
+    """Rounds of as many convolutions as training steps have."""
+
+    def random(*shape):
+        return tf.cast(tf.random.normal(shape), precision)
+
+    convolutions = [
+        (
+            random(batch_size, size, size, channels),
+            random(kernel, kernel, channels, filters),
+            random(batch_size, size // stride, size // stride, filters),
+            [1, stride, stride, 1],
+        )
+        for size, channels, filters, kernel, stride in shapes()
+    ]
 
     @tf.function(autograph=False)
     def run():
@@ -63,6 +76,10 @@ def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
         return tf.stack([tf.cast(result[0, 0, 0, 0], tf.float32) for result in results])
 
     while True:
-        for _ in range(steps):
+        for _ in range(images // batch_size):
             run().numpy()
         turns()
+
+
+if __name__ == "__main__":
+    serve(train=train)

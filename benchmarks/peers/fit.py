@@ -1,4 +1,4 @@
-"""Stock Keras 3: its layers, its optimizer, ``Model.fit`` and ``Model.predict``, ``tf.data``.
+"""Keras of either generation: stock layers and optimizer, ``fit``, ``predict``, ``tf.data``.
 
 The augmentation is written the way the documentation shows it, image by image in ``Dataset.map``;
 mixup takes the next image of the batch, which is cheaper than the documentation's second data set.
@@ -6,15 +6,16 @@ mixup takes the next image of the batch, which is cheaper than the documentation
 
 from __future__ import annotations
 
-import keras
 import tensorflow as tf
-from keras import layers, regularizers
 
-from turns import Turns, images
+from harness import Turns, noise
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def network() -> keras.Model:
-    """ResNet-20 v1 of the Keras example, dropout after stacks 2 and 3; logits."""
+def network(keras):
+    """ResNet-20 v1 of the Keras example (274,442 parameters) with dropout; logits."""
+    layers = keras.layers
 
     def convolution(x, filters, size, stride):
         return layers.Conv2D(
@@ -23,7 +24,7 @@ def network() -> keras.Model:
             strides=stride,
             padding="same",
             kernel_initializer="he_normal",
-            kernel_regularizer=regularizers.L2(1e-4),
+            kernel_regularizer=keras.regularizers.L2(1e-4),
         )(x)
 
     inputs = keras.Input((32, 32, 3))
@@ -66,37 +67,29 @@ def _augmented(x, y, batch_size: int) -> tf.data.Dataset:
     return data.map(mix, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-class _TakeTurns(keras.callbacks.Callback):
-    def __init__(self, turns):
-        super().__init__()
-        self._turns = turns
+def modes(keras) -> dict:
+    """The functions for ``harness.serve``, with the module ``keras`` or ``tf_keras``."""
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._turns()
+    def train(precision: str, batch_size: int, images: int, turns: Turns) -> None:
+        """Rounds are epochs of one endless ``Model.fit``."""
+        keras.mixed_precision.set_global_policy(_POLICIES[precision])
+        model = network(keras)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+        model.fit(
+            _augmented(*noise(), batch_size),
+            epochs=1_000_000,
+            steps_per_epoch=images // batch_size,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: turns())],
+            verbose=0,
+        )
 
+    def infer(precision: str, batch_size: int, images: int, turns: Turns) -> None:
+        """Rounds of ``Model.predict``, from float32 that is normalized before."""
+        keras.mixed_precision.set_global_policy(_POLICIES[precision])
+        model, x = network(keras), noise(images)[0].astype("float32") / 255
+        while True:
+            model.predict(x, batch_size=batch_size, verbose=0)
+            turns()
 
-def train(precision: str, batch_size: int, steps: int, turns: Turns) -> None:
-    """Rounds of ``steps`` steps: epochs of one endless ``Model.fit``."""
-    keras.mixed_precision.set_global_policy(_POLICIES[precision])
-    model = network()
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
-    model.fit(
-        _augmented(*images(), batch_size),
-        epochs=1_000_000,
-        steps_per_epoch=steps,
-        callbacks=[_TakeTurns(turns)],
-        verbose=0,
-    )
-
-
-def infer(precision: str, batch_size: int, turns: Turns) -> None:
-    """Rounds of 10,000 images through ``Model.predict``, from float32 that is normalized before."""
-    keras.mixed_precision.set_global_policy(_POLICIES[precision])
-    model, x = network(), images(10_000)[0].astype("float32") / 255
-    while True:
-        model.predict(x, batch_size=batch_size, verbose=0)
-        turns()
-
-
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+    return {"train": train, "infer": infer}
