@@ -117,7 +117,7 @@ def train(
                 on_epoch=on_epoch,
             )
             record["machine_changes"] = run.machine_changes
-            run.in_chief(lambda: _save_run(save_dir, model, record, progress))
+            cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
 
 
 def training_data(data, seed: int, training_configs: dict, include_test: bool = False) -> tuple:
