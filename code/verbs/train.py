@@ -95,7 +95,7 @@ def train(
                 return
             board = TensorBoard(save_dir, record) if tensorboard else None
             if board:
-                run.in_chief(board.require_own)
+                cluster.in_chief(devices, board.require_own)
             if chief:
                 _draw_data(save_dir, model, split, record)
                 _say_what_begins(save_dir, model, split, record, taken)
