@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -175,17 +176,15 @@ def _study(parser) -> None:
 
 def _compare(parser) -> None:
     add = parser.add_argument
-    parser.set_defaults(output=Path("comparison"))
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
-    add("--output", type=Path, metavar="DIR", help="folder to write (default: comparison)")
+    output = Path("comparison")
+    add("--output", type=Path, default=output, metavar="DIR", help=f"folder (default: {output})")
 
 
 def _describe(parser) -> None:
     _add_preset(parser)
-    parser.set_defaults(output=Path("network.png"))
-    parser.add_argument(
-        "--output", type=Path, metavar="PNG", help="picture to write (default: network.png)"
-    )
+    add, output = parser.add_argument, Path("network.png")
+    add("--output", type=Path, default=output, metavar="PNG", help=f"picture (default: {output})")
     _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
 
 
@@ -193,16 +192,14 @@ def _export(parser) -> None:
     _add_preset(parser)
     _add_folder(parser, RUN_FOLDER)
     add = parser.add_argument
-    formats = ("keras", "savedmodel", "onnx", "litert")
-    add("--format", choices=formats, required=True, help="kind of file")
+    add("--format", choices=("keras", "savedmodel", "onnx", "litert"), required=True)
     add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
 def _report(parser) -> None:
     _add_preset(parser)
-    _add_folder(parser, RUN_FOLDER)
-    add, same = parser.add_argument, argparse.SUPPRESS
-    add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
+    add = parser.add_argument
+    add("save_dir", nargs="?", type=Path, default=None, metavar="RUN", help=RUN_FOLDER)
     add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
 
 
@@ -217,25 +214,20 @@ def _tune(parser) -> None:
 
 def _add_preset(parser) -> None:
     presets = tuple(Configure.PRESETS)
-    parser.set_defaults(preset=presets[0])
-    parser.add_argument(
-        "--preset", choices=presets, help=f"configuration and name of a run (default: {presets[0]})"
-    )
+    text = f"configuration and name of a run (default: {presets[0]})"
+    parser.add_argument("--preset", choices=presets, default=presets[0], help=text)
 
 
 def _add_folder(parser, text: str) -> None:
-    parser.set_defaults(save_dir=None)
-    parser.add_argument("--save-dir", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--save-dir", type=Path, default=None, metavar="FOLDER", help=text)
 
 
 def _add_data(parser, text: str):
     """The flags of a folder, which ``text`` describes, and of the data; gives the data's group."""
     _add_folder(parser, text)
-    parser.set_defaults(data_dir=CODE / "data")
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of the data (default: code/data)"
-    )
+    text, folder = "folder of the data (default: code/data)", CODE / "data"
+    group.add_argument("--data-dir", type=Path, default=folder, metavar="DIR", help=text)
     group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
     return group
 
@@ -298,13 +290,9 @@ class _Override(argparse.Action):
 
 
 def _minutes(text: str) -> float:
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = -1.0
-    if not minutes >= 0:
+    if not re.fullmatch(r"\d+\.?\d*", text):
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {text!r}")
-    return minutes
+    return float(text)
 
 
 if __name__ == "__main__":

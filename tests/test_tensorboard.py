@@ -52,6 +52,7 @@ def test_each_epoch_is_there_once_after_a_resume(folder):
     board.write(HISTORY[:3])  # then the process is killed, and its state was of epoch 2
     tensorboard.TensorBoard(folder, saved.RECORD).write(HISTORY[:2])
     board = tensorboard.TensorBoard(folder, saved.RECORD)
+    board.require_own()
     board.write(HISTORY[:3])
     board.write(HISTORY)
     steps = read(folder)
@@ -66,7 +67,7 @@ def test_the_folder_of_another_run_is_refused_and_left(folder):
     before = sorted((folder / tensorboard.FOLDER).iterdir())
     with pytest.raises(RunError, match="learning_rate"):
         other = saved.changed(training_configs__learning_rate=0.2)
-        tensorboard.TensorBoard(folder, other)
+        tensorboard.TensorBoard(folder, other).require_own()
     assert sorted((folder / tensorboard.FOLDER).iterdir()) == before
 
 
@@ -75,4 +76,4 @@ def test_a_folder_that_does_not_say_whose_it_is_is_refused(name, folder):
     (folder / tensorboard.FOLDER).mkdir()
     (folder / tensorboard.FOLDER / name).write_text("[]")
     with pytest.raises(RunError):
-        tensorboard.TensorBoard(folder, saved.RECORD)
+        tensorboard.TensorBoard(folder, saved.RECORD).require_own()

@@ -24,19 +24,29 @@ class TensorBoard:
     Args:
         run_folder: folder of the run.
         record: what the run is, see ``runs.record``.
-
-    Raises:
-        RunError: the folder has something else than events of this run.
     """
 
     def __init__(self, run_folder: Path, record: dict):
         self._pictures, self._folder = run_folder, run_folder / FOLDER
-        self._record = {key: record[key] for key in records.IDENTIFY_UNFINISHED}
-        self._record = json.loads(json.dumps(self._record))
+        identity = {key: record.get(key) for key in records.IDENTIFY_UNFINISHED}
+        self._record = json.loads(json.dumps(identity))
         self._writer = None
         self._written = 0
-        if self._folder.exists():
-            self._require_own()
+
+    def require_own(self) -> None:
+        """Raise ``RunError`` if ``write`` would replace something else than events of this run."""
+        if not self._folder.exists():
+            return
+        try:
+            found = json.loads((self._folder / OWNER_FILE).read_bytes())
+            differences = records.differences(found, self._record, records.IDENTIFY_UNFINISHED)
+        except (OSError, ValueError, AttributeError):
+            differences = [f"no {OWNER_FILE} of this program"]
+        if differences:
+            raise RunError(
+                f"{self._folder}: expected events of this run, found those of another: "
+                f"{'; '.join(differences)}; move the folder away, or leave out --tensorboard"
+            )
 
     def write(self, history: list[dict]) -> None:
         """Write the epochs that are not there yet.
@@ -72,16 +82,3 @@ class TensorBoard:
             for name in PICTURES:
                 picture = tf.io.decode_png((self._pictures / name).read_bytes(), channels=3)
                 tf.summary.image(Path(name).stem, picture[None])
-
-    def _require_own(self) -> None:
-        """Only a folder that says that it is this run's is ever deleted."""
-        try:
-            found = json.loads((self._folder / OWNER_FILE).read_bytes())
-            differences = records.differences(found, self._record, records.IDENTIFY_UNFINISHED)
-        except (OSError, ValueError, AttributeError):
-            differences = [f"no {OWNER_FILE} of this program"]
-        if differences:
-            raise RunError(
-                f"{self._folder}: expected events of this run, found those of another: "
-                f"{'; '.join(differences)}; move the folder away, or leave out --tensorboard"
-            )

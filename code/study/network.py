@@ -10,7 +10,7 @@ from runs.plots import new_figure, plain_matplotlib, to_png
 
 MOST_BLOCKS = 4  # of a stack; more are drawn as the first and "x n"
 BLUE, GREEN, GREY, ORANGE = "#CFE3F2", "#CDE9DF", "#ECECEC", "#F8DCC4"
-WIDTH = 1.0  # of a box
+LINE: dict[str, Any] = {"color": "black", "lw": 1.2, "zorder": 0}  # under the boxes
 
 
 def multiply_adds(network: Any) -> int:
@@ -43,7 +43,7 @@ def network_png(network: Any) -> bytes:
     parameters, operations = network.count_params(), multiply_adds(network) / 1e6
     title = f"{network.name}: {parameters:,} parameters, {operations:.1f} M multiply-adds an image"
     figure = new_figure(2.7 * len(columns), 0.42 * tallest + 1.2, title)
-    axes = figure.add_subplot(xlim=(-0.8, 1.75 * len(columns) - 0.95), ylim=(-tallest - 0.1, 0.2))
+    axes = figure.add_subplot(xlim=(-0.8, 1.75 * len(columns) - 0.95), ylim=(-tallest - 0.2, 0.2))
     axes.set_axis_off()
     for i, column in enumerate(columns):
         x, y = 1.75 * i, 0.0
@@ -52,8 +52,8 @@ def network_png(network: Any) -> bytes:
             y -= part["height"]
         if i + 1 < len(columns):  # from the end of this column to the top of the next
             end, middle, right = y + 0.35, x + 0.93, x + 1.75
-            line = {"color": "black", "lw": 1.2}
-            axes.plot([x, x, middle, middle, right], [end, y + 0.1, y + 0.1, 0.1, 0.1], **line)
+            path = [x, x, middle, middle, right], [end, y - 0.05, y - 0.05, 0.1, 0.1]
+            axes.plot(*path, **LINE)
             _arrow(axes, right, 0.1, -0.3)
     return to_png(figure)
 
@@ -66,7 +66,7 @@ def _columns(network) -> list[list[dict]]:
     pool = next(x for x in network.layers if type(x).__name__ == "AveragePooling2D")
     columns = [
         [
-            _box(f"image\n{_shape(network.input)}", GREY),
+            _box(f"image\n{_shape(network.input)}", GREY, arrow=False),
             _box(f"{_convolution(stem)}\nbatch norm, ReLU", BLUE),
             _note(_shape(stem.output)),
         ]
@@ -81,7 +81,7 @@ def _columns(network) -> list[list[dict]]:
         for number, block in enumerate(blocks[:2] if folded else blocks, start=1):
             text = f"block {number}"
             if folded and number == 2:
-                text = f"blocks 2 to {len(blocks)}: × {len(blocks) - 1}"
+                text = f"2 to {len(blocks)} (× {len(blocks) - 1})"
             column.append(_block(text, *(layers.get(f"{block}_{n}") for n in _PARTS)))
         column.append(_note(_shape(layers[f"{blocks[-1]}_conv2"].output)))
         if stack > 1:
@@ -114,11 +114,18 @@ def _convolution(layer) -> str:
 
 
 def _arrow(axes, x, top, bottom):
-    arrow = {"arrowstyle": "-|>", "color": "black", "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+    arrow = {
+        "arrowstyle": "-|>",
+        "color": "black",
+        "lw": 1.2,
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "zorder": 0,
+    }
     axes.annotate("", (x, bottom), (x, top), arrowprops=arrow)
 
 
-def _draw_box(axes, x, y, text, color, width=WIDTH, height=0.9):
+def _draw_box(axes, x, y, text, color, width=1.0, height=0.9):
     from matplotlib.patches import FancyBboxPatch
 
     corner = (x - width / 2, y - height)
@@ -127,9 +134,10 @@ def _draw_box(axes, x, y, text, color, width=WIDTH, height=0.9):
     axes.text(x, y - height / 2, text, ha="center", va="center", fontsize=8)
 
 
-def _box(text: str, color: str) -> dict:
+def _box(text: str, color: str, arrow: bool = True) -> dict:
     def draw(axes, x, y):
-        _arrow(axes, x, y, y - 0.3)
+        if arrow:
+            _arrow(axes, x, y, y - 0.3)
         _draw_box(axes, x, y - 0.3, text, color)
 
     return {"height": 1.3, "draw": draw}
@@ -137,7 +145,7 @@ def _box(text: str, color: str) -> dict:
 
 def _note(text: str, bold: bool = False) -> dict:
     def draw(axes, x, y):
-        axes.plot([x, x], [y + 0.1, y - 0.7], color="black", lw=1.2, zorder=0)
+        axes.plot([x, x], [y + 0.1, y - 0.7], **LINE)
         box = {"fc": "white", "ec": "none", "pad": 1.5}
         weight = "bold" if bold else "normal"
         axes.text(x, y - 0.3, text, ha="center", va="center", fontsize=8, weight=weight, bbox=box)
@@ -151,12 +159,14 @@ def _block(name: str, first, second, shortcut) -> dict:
     def draw(axes, x, y):
         _arrow(axes, x, y, y - 0.45)
         side, foot = x + 0.68, y - 3.05
-        axes.plot([x, side, side, x], [y - 0.2, y - 0.2, foot, foot], color="#777777", lw=1.2)
-        axes.text(x - 0.62, y - 0.2, name, fontsize=8, va="center", ha="left")
+        axes.plot(
+            [x, side, side, x], [y - 0.2, y - 0.2, foot, foot], **{**LINE, "color": "#777777"}
+        )
+        axes.text(x - 0.06, y - 0.2, name, fontsize=8, va="center", ha="right")
         _draw_box(axes, x, y - 0.45, f"{_convolution(first)}\nbatch norm, ReLU", BLUE)
         _arrow(axes, x, y - 1.35, y - 1.7)
         _draw_box(axes, x, y - 1.7, f"{_convolution(second)}\nbatch norm", BLUE)
-        axes.plot([x, x], [y - 2.6, y - 3.3], color="black", lw=1.2)
+        axes.plot([x, x], [y - 2.6, y - 3.35], **LINE)
         text = "identity" if shortcut is None else _convolution(shortcut)
         box = {"fc": "white" if shortcut is None else BLUE, "ec": "none", "pad": 1.5}
         at = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 7, "bbox": box}

@@ -52,6 +52,8 @@ def export(*, preset: str, save_dir: Path, format: str, output: Path | None = No
         warnings.warn(
             "the exported network looks at an image once, without its mirror image", stacklevel=1
         )
+    if record.get("seen_test_images"):
+        warnings.warn("the network was trained on the test images too", stacklevel=1)
     expected, network = model.predict_prob(images), stock_network(model)
     folder = output.with_name(f".{output.name}.exporting")
     with files.storing(output):

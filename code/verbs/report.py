@@ -105,6 +105,7 @@ def _run_page(folder: Path) -> tuple[str, str]:
         parts.append(_section("Mistakes", _picture(folder / "mistakes.png")))
     digests = {f"{name} data": digest for name, digest in record["data_digests"].items()}
     digests |= {key: value for key, value in record.items() if key.endswith("sha256")}
+    digests |= {"initial weights": record["init_from"]} if "init_from" in record else {}
     machine = {**record["versions"], **record["hardware"], "precision": record["precision"]}
     machine["changes on the way"] = record["machine_changes"]
     pictures = (_picture(folder / name) for name in ("classes.png", "augmented_batch.png"))
@@ -134,6 +135,8 @@ def _summary(record: dict, metrics: dict | None) -> str:
     )
     if not metrics:
         return f"{line} Not tested yet: python main.py test does."
+    if record.get("seen_test_images"):
+        line += " It was trained on the test images too: its results say nothing of other images."
     accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     return (
         f"{line} Top-1 accuracy on the test images {accuracy:.2f} % (95 % interval {low:.2f} to "

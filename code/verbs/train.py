@@ -93,7 +93,9 @@ def train(
                 if chief:
                     print(f"{save_dir}: this very run is finished; nothing to do")
                 return
-            board = TensorBoard(save_dir, record) if tensorboard and chief else None
+            board = TensorBoard(save_dir, record) if tensorboard else None
+            if board:
+                cluster.in_chief(devices, board.require_own)
             if chief:
                 _draw_data(save_dir, model, split, record)
                 _say_what_begins(save_dir, model, split, record, taken)
@@ -115,7 +117,7 @@ def train(
                 on_epoch=on_epoch,
             )
             record["machine_changes"] = run.machine_changes
-            run.in_chief(lambda: _save_run(save_dir, model, record, progress))
+            cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
 
 
 def training_data(data, seed: int, training_configs: dict, include_test: bool = False) -> tuple:

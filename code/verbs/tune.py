@@ -17,6 +17,7 @@ from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import DivergedError, InterruptedRunError, RunError, UserError
 from runs import record as records
+from verbs.train import training_data
 
 DATABASE = "trials.db"
 EPOCHS = 10  # of a trial, unless --epochs
@@ -62,9 +63,7 @@ def tune(
     if not training_configs["valid_size"]:
         raise UserError("valid_size: expected 1 or more images to choose by, found 0")
     data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror, seed)
-    split = DataLoader.train_valid_split(
-        data.x_train, data.y_train, training_configs["valid_size"], seed
-    )
+    split = training_data(data, seed, training_configs)
     searched = {
         name: values
         for name, values in Configure.TUNED.items()

@@ -1,0 +1,230 @@
+"""verbs/study.py: a grid of runs, shared, stopped, failing; and a real one."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import wait_for
+
+import Configure
+import main
+from machine.errors import RunError, StudyError
+from verbs.predict import predict
+from verbs.study import study
+from verbs.test import test as measure
+
+CHILD = Path(__file__).with_name("study_child.py")
+CODE = Path(main.__file__).parent
+COMMAND = (sys.executable, str(CHILD))
+OVERRIDES = {"dataset": "shapes", "epochs": 3}
+TINY = {
+    "dataset": "shapes",
+    "depth": 8,
+    "width": 1,
+    "epochs": 1,
+    "batch_size": 64,
+    "valid_size": 7900,
+    "precision": "float32",
+}
+PARENT = """
+import sys
+from pathlib import Path
+from machine.errors import UserError
+from verbs.study import study
+try:
+    study(name="leak", save_dir=Path(sys.argv[1]), data_dir=Path("none"), seeds=2, jobs=1,
+          overrides={"dataset": "shapes", "epochs": 3}, command=sys.argv[2:])
+except UserError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{CODE}:{CHILD.parent}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def run(folder, **changes):
+    values = {"seeds": 2, "jobs": 2, "overrides": OVERRIDES, "command": COMMAND, **changes}
+    study(name="leak", save_dir=folder, data_dir=Path("none"), **values)
+
+
+def start(folder):
+    """Another process that works on the same study."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder), *COMMAND],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def started(folder):
+    """Names of the runs that were started, each as often as it was."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(x.split()[0] for x in (folder / "started.txt").read_text().splitlines())
+    return []
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_every_run_is_done_once_and_written(tmp_path):
+    run(tmp_path)
+    assert started(tmp_path) == sorted(RUNS)
+    found = results(tmp_path)
+    assert (found["finished"], found["expected"]) == (4, 4)
+    assert [[r["accuracy"] for r in row["runs"]] for row in found["rows"]] == [
+        [0.6, 0.605],
+        [0.65, 0.655],
+    ]
+    assert [run["seed"] for run in found["rows"][0]["runs"]] == [0, 1]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    run(tmp_path)  # nothing is left to do
+    assert started(tmp_path) == sorted(RUNS)
+    assert results(tmp_path) == found
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no shares")
+def test_each_of_the_jobs_has_its_own_cores(tmp_path):
+    mine = os.sched_getaffinity(0)
+    run(tmp_path)
+    shares = {line.split(" ", 1)[1] for line in (tmp_path / "started.txt").open()}
+    shares = [set(json.loads(share)) for share in shares]
+    assert len(shares) == 2 and shares[0] | shares[1] == mine and not shares[0] & shares[1]
+    assert os.sched_getaffinity(0) == mine
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIVERGES", "honest")
+    with pytest.raises(StudyError, match="honest-0: the loss became infinite or NaN at step 7"):
+        run(tmp_path)
+    assert results(tmp_path)["finished"] == 2
+    assert "Partial: 2 of 4 runs" in (tmp_path / "README.md").read_text()
+    monkeypatch.delenv("DIVERGES")
+    run(tmp_path)
+    assert results(tmp_path)["finished"] == 4
+
+
+def test_a_signal_stops_the_runs_and_the_next_start_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "0.5")
+    parent = start(tmp_path)
+    history = tmp_path / "honest-0" / "history.csv"
+    wait_for(lambda: history.exists() and history.read_text().count("\n") > 1, parent)
+    parent.send_signal(signal.SIGTERM)
+    out, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 75, out
+    assert started(tmp_path) == ["honest-0"] and not (tmp_path / "honest-0" / "run.json").exists()
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "0")
+    run(tmp_path)
+    assert started(tmp_path) == sorted([*RUNS, "honest-0"])
+    assert history.read_text().count("\n") == 1 + 3
+    assert results(tmp_path)["finished"] == 4
+
+
+def test_a_run_whose_parent_was_killed_stays_taken_until_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "1.5")
+    parent = start(tmp_path)
+    wait_for(lambda: started(tmp_path), parent)
+    parent.kill()
+    parent.communicate()
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "0")
+    run(tmp_path)
+    assert started(tmp_path) == sorted(RUNS)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "honest-0" / "train_metrics.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run(tmp_path)
+    assert started(tmp_path) == sorted(RUNS)
+    assert results(tmp_path)["finished"] == 4
+
+
+def test_two_processes_share_a_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "0.5")
+    parents = [start(tmp_path), start(tmp_path)]
+    outputs = [parent.communicate(timeout=120)[0] for parent in parents]
+    assert [parent.returncode for parent in parents] == [0, 0], outputs
+    assert started(tmp_path) == sorted(RUNS)
+    assert results(tmp_path)["finished"] == 4
+
+
+def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
+    run(tmp_path)
+    with pytest.raises(RunError) as error:
+        run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
+    assert error.value.key == "epochs"
+
+
+def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):
+    study(
+        name="leak",
+        save_dir=tmp_path,
+        data_dir=Path("none"),
+        overrides=TINY,
+        only="leak",
+    )
+    folder = tmp_path / "leak-0"
+    assert json.loads((folder / "run.json").read_text())["seen_test_images"] is True
+    assert json.loads((folder / "train_metrics.json").read_text())["n"] == 100 + 2000
+    assert (
+        "TRAINED ON THE TEST" in json.loads((folder / "test_metrics.json").read_text())["dataset"]
+    )
+    where = {"preset": "resnet20", "save_dir": folder, "data_dir": tmp_path}
+    for refused in (measure, predict):
+        more = {"default_output": tmp_path / "p.npy"} if refused is predict else {}
+        with pytest.raises(RunError) as error:
+            refused(**where, **more)
+        assert error.value.key == "seen_test_images"
+    measure(**where, seen_test_images=True)
+
+
+def test_false_labels_are_counted_when_they_are_memorized(tmp_path):
+    study(
+        name="noise",
+        save_dir=tmp_path,
+        data_dir=Path("none"),
+        overrides=TINY,
+        only="noise40_mixup0",
+        seed=3,
+    )
+    train = json.loads((tmp_path / "noise40_mixup0-3" / "train_metrics.json").read_text())
+    assert train["n"] == 100 and train["false_labels"] == 40
+    assert 0 <= train["memorized"] <= 1 and (40 * train["memorized"]).is_integer()
+
+
+def test_the_command_line_trains_and_tests_a_study(tmp_path):
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    command = [sys.executable, CODE / "main.py", "study", "leak", "--jobs=2", *flags]
+    process = subprocess.run(
+        [*command, f"--save-dir={tmp_path}"], capture_output=True, text=True, timeout=500
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    found = results(tmp_path)
+    assert found["finished"] == 2 and found["rows"][1]["leak"]
+    assert np.sum(found["rows"][0]["confusion_matrix"]) == 2000
+
+
+@pytest.mark.parametrize("name", Configure.STUDIES)
+def test_every_row_of_every_study_is_a_configuration(name):
+    grid = Configure.STUDIES[name]
+    names = [row.name for row in grid.rows]
+    assert len(set(names)) == len(names)
+    for row in grid.rows:
+        assert row.against is None or names.index(row.against) < names.index(row.name)
+        for epochs in (200, 15):
+            chosen = Configure.study_overrides(grid, row, 0, {"epochs": epochs})
+            _, configs = Configure.configure(grid.preset, chosen)
+            lines = Configure.without_effect(chosen, configs)
+            assert not [line for line in lines if "no effect" in line]

@@ -1,0 +1,196 @@
+"""study/: the arithmetic of a table, and a page whose numbers are its own."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as peer
+from study_child import N, write_run
+
+import Configure
+from machine.errors import RunError
+from runs.metrics import measure
+from study import page, plots, report, tables
+from verbs.compare import compare
+
+STUDY = Configure.Study(
+    "A study.",
+    (
+        Configure.Row("plain", "without", reported=88.21),
+        Configure.Row("mixed", "with", {}, "plain", "does it help?", 89.54, "it helps"),
+        Configure.Row("other", "alone", {}, "plain", "is it worse?", lower=True),
+    ),
+    epochs=200,
+)
+CORRECT = {"plain": [150, 152, 149], "mixed": [155, 160, 152], "other": [140]}
+
+
+def configs(**changes):
+    return Configure.configure("quickstart", changes)
+
+
+def save(folder, correct, seed=0, **changes):
+    record = {name: value for name, value in changes.items() if "__" in name}
+    values = {name: value for name, value in changes.items() if "__" not in name}
+    write_run(folder, configs(seed=seed, **values), correct, **record)
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path):
+    runs = {
+        name: [
+            tables.read_run(save(tmp_path / f"{name}-{seed}", correct, seed, epochs=15))
+            for seed, correct in enumerate(values)
+        ]
+        for name, values in CORRECT.items()
+    }
+    return json.loads(json.dumps(tables.tabulate("tables", STUDY, runs, 9)))
+
+
+def test_quantiles_of_t():
+    expected = stats.t.ppf(0.975, np.arange(1, len(tables.T95) + 1))
+    assert len(tables.T95) == 30
+    np.testing.assert_allclose(tables.T95, expected, atol=1e-6)
+
+
+def test_paired_interval():
+    # By hand: mean 2, standard deviation 1, half width 4.302653 / sqrt(3).
+    expected = (2, 2 - 2.484138, 2 + 2.484138)
+    assert tables.paired_interval([1.0, 2.0, 3.0]) == pytest.approx(expected, abs=1e-6)
+    a, b = np.random.default_rng(0).normal(size=(2, 7))
+    mean, *interval = tables.paired_interval(list(a - b))
+    peers = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (mean, *interval) == pytest.approx((np.mean(a - b), *peers), abs=1e-6)
+
+
+def test_interval_of_one_seed():
+    # Newcombe 1998, table II, example (a), method 10.
+    found = tables.newcombe_interval(56, 70, 48, 80)
+    assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_a_row_is_the_mean_over_its_seeds(results):
+    plain, mixed, other = results["rows"]
+    fractions = np.array(CORRECT["plain"]) / N
+    assert [run["accuracy"] for run in plain["runs"]] == list(fractions)
+    assert plain["accuracy"] == pytest.approx(fractions.mean())
+    assert plain["deviation"] == pytest.approx(np.std(fractions, ddof=1))
+    assert other["deviation"] is None
+    low, high = stats.binomtest(140, N).proportion_ci(method="wilson")
+    assert other["runs"][0]["interval"] == pytest.approx([low, high])
+    assert (results["finished"], results["expected"]) == (7, 9)
+    # +5, +8 and +3 of 200 images.
+    difference = mixed["difference"]
+    assert difference["mean"] == pytest.approx(0.16 / 6)
+    peers = stats.ttest_1samp([0.025, 0.04, 0.015], 0).confidence_interval(0.95)
+    assert difference["interval"] == pytest.approx(list(peers))
+    assert (difference["seeds"], difference["epochs"]) == (3, 15)
+
+
+def test_answers(results):
+    _, mixed, other = results["rows"]
+    assert mixed["difference"]["interval"][0] < 0  # three seeds are few
+    assert mixed["difference"]["answer"] == "cannot be told"
+    assert other["difference"]["answer"] == "cannot be told"
+
+
+@pytest.mark.parametrize(
+    "correct, lower, answer",
+    [((40, 41), False, "no"), ((40, 41), True, "yes"), ((190, 191), False, "yes")],
+)
+def test_an_interval_without_zero_answers(tmp_path, correct, lower, answer):
+    rows = (STUDY.rows[0], STUDY.rows[1]._replace(lower=lower))
+    runs = {
+        name: [
+            tables.read_run(save(tmp_path / f"{name}-{seed}", values[seed], seed))
+            for seed in range(2)
+        ]
+        for name, values in {"plain": (100, 102), "mixed": correct}.items()
+    }
+    found = tables.tabulate("x", STUDY._replace(rows=rows), runs, 4)["rows"][1]["difference"]
+    assert found["answer"] == answer
+
+
+def test_matrices_are_summed_over_seeds(tmp_path):
+    generator = np.random.default_rng(0)
+    truth, guesses, runs = [], [], []
+    for seed in range(3):
+        y, p = generator.integers(0, 3, 50), generator.dirichlet(np.ones(3), 50)
+        run = tables.read_run(save(tmp_path / str(seed), 150, seed))
+        run["test"] = measure(y, p)
+        runs.append(run)
+        truth.append(y)
+        guesses.append(p.argmax(1))
+    row = tables.tabulate("x", STUDY, {"plain": runs}, 3)["rows"][0]
+    truth, guesses = np.concatenate(truth), np.concatenate(guesses)
+    assert row["confusion_matrix"] == peer.confusion_matrix(truth, guesses).tolist()
+    assert row["accuracy"] == pytest.approx(peer.accuracy_score(truth, guesses))
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return list(itertools.chain.from_iterable(map(leaves, value)))
+    return [value] if isinstance(value, (int, float)) else []
+
+
+def test_every_number_of_the_page_is_one_of_the_results(results):
+    text = page.markdown(results, {})
+    numbers = re.findall(r"(?<![\w.])[+-]?\d+\.\d+(?![\w.])", text)
+    known = {form.format(scale * x) for x in leaves(results) for scale in (1, 100)
+             for form in ("{:.2f}", "{:+.2f}", "{:.1f}")}  # fmt: skip
+    assert len(numbers) > 20
+    assert [n for n in numbers if n not in known] == []
+    assert "Partial: 7 of 9 runs" in text
+    assert "cannot be told** from 3 seeds of 15 epochs" in text
+
+
+def test_a_row_without_runs_is_left_out(results):
+    results["rows"][1].update(runs=[], difference=None)
+    assert "it helps" not in page.markdown(results, {})
+
+
+def test_the_matrices_of_the_report():
+    for figure, diagonal in zip(report.FIGURES, (6792, 9684, 9747), strict=True):
+        matrix = np.array(figure.matrix, float)
+        assert matrix.trace() == diagonal
+        sums = np.nansum(matrix, axis=0)
+        missing = np.isnan(matrix).any(axis=0)
+        assert (sums[~missing] == 1000).all() and (1000 - sums[missing] == 2).all()
+
+
+def test_pictures_are_drawn(results):
+    assert plots.curves_png(results).startswith(b"\x89PNG")
+    assert plots.matrices_png(results) is None  # no row of the report's figures
+    results["rows"][0]["name"] = "adam"
+    assert plots.matrices_png(results).startswith(b"\x89PNG")
+
+
+def test_compare_groups_runs_that_differ_in_their_seed(tmp_path):
+    runs = [save(tmp_path / f"a{seed}", 150 + seed, seed) for seed in range(2)]
+    runs.append(save(tmp_path / "b", 160, 0, mixup_alpha=0.3))
+    compare(runs=runs, output=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["name"], len(row["runs"])) for row in found["rows"]] == [("a0", 2), ("b", 1)]
+    assert found["rows"][1]["text"] == "mixup_alpha 0.3"
+    assert found["rows"][1]["difference"]["mean"] == pytest.approx(10 / N)
+    assert (tmp_path / "out" / "README.md").read_text().startswith("# Study: compare")
+
+
+def test_compare_refuses_runs_on_different_data(tmp_path):
+    runs = [save(tmp_path / "a", 150), save(tmp_path / "b", 150, data_digests__test="other")]
+    with pytest.raises(RunError, match="same test images"):
+        compare(runs=runs, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_compare_wants_tested_runs(tmp_path):
+    folder = save(tmp_path / "a", 150)
+    (folder / "test_metrics.json").unlink()
+    with pytest.raises(RunError, match=r"python main\.py test"):
+        compare(runs=[folder], output=tmp_path / "out")
