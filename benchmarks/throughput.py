@@ -1,7 +1,7 @@
 """How fast this package trains and infers, beside Keras 3, Keras 2 and PyTorch: ``make bench``.
 
-Writes ``benchmarks/results/throughput.json`` and ``.md``, after each part. It takes about a quarter
-of an hour on two slow cores; nothing else may run meanwhile.
+Writes ``benchmarks/results/throughput.json`` and ``.md``, after each part. All peers of a part live
+at the same time, in about 8 GB of memory. Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -23,46 +23,41 @@ from harness import (
     write,
 )
 
-PACKAGE, KERAS, PYTORCH = "this package", "Keras 3, as installed", "PyTorch, channels last"
-KERAS2, LIMIT = "tf_keras (Keras 2), oneDNN on", "limit: the convolutions alone"
-MODULES = {
-    PACKAGE: ("package", False),  # it turns oneDNN on by itself
-    KERAS: ("keras3", False),
-    KERAS2: ("tf_keras", True),
-    PYTORCH: ("pytorch", False),
-    LIMIT: ("convolutions", True),
+PACKAGE, PYTORCH, LIMIT = "this package", "PyTorch, channels last", "limit: the convolutions alone"
+KERAS, KERAS_ONEDNN = "Keras 3, as installed", "Keras 3, oneDNN on"
+KERAS2, KERAS2_ONEDNN = "tf_keras (Keras 2), as installed", "tf_keras (Keras 2), oneDNN on"
+# Of each peer: the module, whether oneDNN is turned on for it (the package does so by itself), and
+# the batches of its inference: which is faster depends on the processor, and the faster one counts.
+PEERS = {
+    PACKAGE: ("package", False, (1000,)),  # its own choice
+    KERAS: ("keras3", False, (32, 500)),
+    KERAS_ONEDNN: ("keras3", True, (32, 500)),
+    KERAS2: ("tf_keras", False, ()),
+    KERAS2_ONEDNN: ("tf_keras", True, (32, 500)),
+    PYTORCH: ("pytorch", False, (128, 500)),
+    LIMIT: ("convolutions", True, ()),
 }
-# Whole steps, and whole calls of the package's loop.
-ROUND_IMAGES = {32: 640, 128: 768}
-INFERENCE_IMAGES = 4000
-# Which is faster depends on the processor: the better one counts. The package has its own.
-INFERENCE_BATCHES = {PACKAGE: (1000,), KERAS: (32, 500), PYTORCH: (128, 500)}
-PARTS = ("training 128", "training 32", "inference")
+# Images of a round: whole steps, and whole calls of the package's loop.
+PARTS = {"training 128": 768, "training 32": 640, "inference": 2000}
 
 
 def measure(part: str, precision: str, rounds: int) -> dict[str, dict]:
     """Let all peers of a part take turns, and give each one's speed by its name."""
-    if part == "inference":
-        peers = {
-            f"{name}, batch {batch}": Peer(
-                MODULES[name][0], "infer", precision, batch, INFERENCE_IMAGES
-            )
-            for name, batches in INFERENCE_BATCHES.items()
-            for batch in batches
-        }
-    else:
-        batch = int(part.split()[1])
-        peers = {
-            name: Peer(module, "train", precision, batch, ROUND_IMAGES[batch], onednn)
-            for name, (module, onednn) in MODULES.items()
-        }
+    peers, images = {}, PARTS[part]
+    for name, (module, onednn, inference_batches) in PEERS.items():
+        if part == "inference":
+            for batch in inference_batches:
+                peer = Peer(module, "infer", precision, batch, images, onednn)
+                peers[f"{name}, batch {batch}"] = peer
+        else:
+            batch = int(part.split()[1])
+            peers[name] = Peer(module, "train", precision, batch, images, onednn)
     return compare(peers, rounds)
 
 
-def best(results: dict[str, dict], name: str) -> dict | None:
-    """The result of a peer with its best batch, or None if it was not measured."""
-    found = [result for key, result in results.items() if key.startswith(name)]
-    return max(found, key=median, default=None)
+def best(results: dict[str, dict], name: str) -> dict:
+    """The result of a peer; of its inference, that with its faster batch."""
+    return max((result for key, result in results.items() if key.startswith(name)), key=median)
 
 
 def report(results: dict) -> list[str]:
@@ -71,10 +66,8 @@ def report(results: dict) -> list[str]:
     for part in PARTS:
         for precision, peers in results.get(part, {}).items():
             package = best(peers, PACKAGE)
-            ratios = [
-                "" if other is None else f"{ratio(package, other):.2f}"
-                for other in (best(peers, name) for name in (KERAS, PYTORCH, KERAS2))
-            ]
+            others = (best(peers, name) for name in (KERAS, PYTORCH, KERAS2_ONEDNN))
+            ratios = [f"{ratio(package, other):.2f}" for other in others]
             cells = [f"{part}, {precision}", f"{median(package):.0f}", spread(package), *ratios]
             rows.append(" | ".join(cells))
             details += [f"## {part.capitalize()}, {precision}", ""]

@@ -92,7 +92,7 @@ class Model:
         Args:
             folder: of the run.
             inference_precision: "float32" or "bfloat16".
-            test_time_flip: average over the mirror image; None for what the run was configured with.
+            test_time_flip: average over the mirror image; None for what the run was configured to.
 
         Raises:
             RunError: the run is missing, damaged, or not finished.

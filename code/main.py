@@ -192,16 +192,14 @@ def _export(parser) -> None:
     _add_preset(parser)
     _add_folder(parser, RUN_FOLDER)
     add = parser.add_argument
-    formats = ("keras", "savedmodel", "onnx", "litert")
-    add("--format", choices=formats, required=True, help="kind of file")
+    add("--format", choices=("keras", "savedmodel", "onnx", "litert"), required=True)
     add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
 def _report(parser) -> None:
     _add_preset(parser)
-    _add_folder(parser, RUN_FOLDER)
-    add, same = parser.add_argument, argparse.SUPPRESS
-    add("save_dir", nargs="?", type=Path, metavar="RUN", default=same, help="as --save-dir")
+    add = parser.add_argument
+    add("save_dir", nargs="?", type=Path, default=None, metavar="RUN", help=RUN_FOLDER)
     add("--output", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)")
 
 

@@ -1,24 +1,22 @@
-"""Distribution.py: any number of devices and processes trains as one does."""
+"""machine/cluster.py and runs/shared.py: any number of devices and processes trains as one does."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny
+import worker
 
-from machine import cluster
-from machine.errors import StorageError, UserError, WorkerError
+from machine import cluster, processor
+from machine.errors import UserError
 from training.step import check_batch_size
 
-WORKER = Path(__file__).resolve().parent / "worker.py"
 TRAIN = [
     *("train", "--preset", "quickstart", "--width", "4", "--batch-size", "16", "--epochs", "2"),
     *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
@@ -27,6 +25,10 @@ TRAIN = [
 ]
 SUMMATION = 1e-4  # of weights up to 2, after 36 steps: 3e-5 was seen; another batch makes 1e-2
 SECONDS = 120
+# Every process of these tests is a fork of one that has imported TensorFlow, and not used it.
+processor.prepare_tensorflow()
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tensorflow", "keras", "matplotlib.pyplot"])
 
 
 def free_ports(count):
@@ -40,190 +42,209 @@ def free_ports(count):
     return ports
 
 
-def start(*arguments, devices=1, end="", **environment):
-    clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG" and "SLURM" not in k}
-    return subprocess.Popen(
-        [sys.executable, WORKER, str(devices), end, *TRAIN, *map(str, arguments)],
-        env={**clean, **{name: str(value) for name, value in environment.items()}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def tf_config(hosts, index=0):
     return json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
 
 
-def start_workers(folders, ends=("",) * 4, weights=(), more=((),) * 4):
-    """The processes of one job on loopback, each with its own folder; the first is the chief."""
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(len(folders))]
-    jobs = []
-    for index, folder in enumerate(folders):
-        environment = {"TF_CONFIG": tf_config(hosts, index)}
-        if weights:
-            environment["WEIGHTS"] = weights[index]
-        jobs.append(start("--save-dir", folder, *more[index], end=ends[index], **environment))
-    return jobs
+class Process:
+    """``main.py train`` in a process of its own: see ``worker.run`` for the options."""
+
+    def __init__(self, output, folder, *arguments, environment=(), **options):
+        self.output, self.folder = output, folder
+        command = [*TRAIN, "--save-dir", str(folder), *arguments]
+        self._process = PROCESSES.Process(
+            target=worker.run, args=(command, output, dict(environment)), kwargs=options
+        )
+        self._process.start()
+
+    def finish(self, code=0):
+        """What it wrote to stderr; it must end with this code."""
+        self._process.join(SECONDS)
+        ended = self._process.exitcode
+        self._process.kill()
+        assert ended == code, self.read("err")
+        return self.read("err")
+
+    def wait_for(self, words):
+        deadline = time.monotonic() + SECONDS
+        while words not in self.read("err"):
+            assert self._process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def send(self, number):
+        os.kill(self._process.pid, number)
+
+    def read(self, name):
+        path = self.output / name
+        return path.read_text() if path.exists() else ""
+
+    def weights(self):
+        return np.load(self.output / "weights.npz")
+
+    def digest(self):
+        return str(self.weights()["digest"])
 
 
-def finish(process, code=0):
-    """Output and errors of a process that must end with this code."""
-    try:
-        out, err = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == code, err
-    return out, err
+def start_job(parent, name="job", ends=(None, None), more=((), ()), run="run"):
+    """The two processes of one job on loopback, each with its own folder; the first is the chief.
 
-
-def digest(out):
-    return re.search(r"^digest (\w{64})$", out, re.M)[1]
+    Jobs with the same parent go on from each other's state.
+    """
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    return [
+        Process(
+            parent / f"{name}-{index}",
+            parent / (run if index == 0 else "other"),
+            *more[index],
+            environment={"TF_CONFIG": tf_config(hosts, index)},
+            end=ends[index],
+        )
+        for index in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Weights and probabilities of a single process with a single device."""
-    folder = tmp_path_factory.mktemp("alone")
-    finish(start("--save-dir", folder / "run", WEIGHTS=folder / "weights.npz"))
-    return np.load(folder / "weights.npz")
+def processes(tmp_path_factory):
+    """By number of devices, a process without a cluster that has trained."""
+    parent = tmp_path_factory.mktemp("processes")
+    numbers = {
+        devices: Process(parent / f"output{devices}", parent / f"run{devices}", devices=devices)
+        for devices in (1, 2, 4)
+    }
+    for process in numbers.values():
+        assert process.finish() == ""
+    return numbers
 
 
-def assert_like_alone(path, alone):
-    found = np.load(path)
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Two workers that have trained together."""
+    workers = start_job(tmp_path_factory.mktemp("job"))
+    for one in workers:
+        assert re.fullmatch("waiting for .*, at most 1 minutes\n", one.finish())
+    return workers
+
+
+def assert_like_one(process, processes):
+    found, alone = process.weights(), processes[1].weights()
     np.testing.assert_allclose(found["weights"], alone["weights"], rtol=0, atol=SUMMATION)
     np.testing.assert_allclose(found["probabilities"], alone["probabilities"], rtol=0, atol=1e-4)
 
 
+def hardware(process):
+    found = json.loads((process.folder / "run.json").read_text())["hardware"]
+    return found["workers"], found["replicas"]
+
+
 @pytest.mark.parametrize("devices", [2, 4])
-def test_several_devices_train_and_predict_as_one_does(devices, alone, tmp_path):
-    run, weights = tmp_path / "run", tmp_path / "weights.npz"
-    _, err = finish(start("--save-dir", run, devices=devices, WEIGHTS=weights))
-    assert err == ""
-    assert_like_alone(weights, alone)
-    hardware = json.loads((run / "run.json").read_text())["hardware"]
-    assert (hardware["workers"], hardware["replicas"]) == (1, devices)
+def test_several_devices_train_and_predict_as_one_does(devices, processes):
+    assert_like_one(processes[devices], processes)
+    assert hardware(processes[devices]) == (1, devices)
 
 
-@pytest.fixture(scope="module")
-def job(request, tmp_path_factory):
-    """Of so many processes that trained together: folders, files of weights, and outputs."""
-    parent, numbers = tmp_path_factory.mktemp("job"), range(request.param)
-    folders = [parent / f"run{index}" for index in numbers]
-    weights = [parent / f"weights{index}.npz" for index in numbers]
-    outputs = [finish(worker) for worker in start_workers(folders, weights=weights)]
-    return folders, weights, outputs
+def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, processes):
+    chief, other = job
+    assert_like_one(chief, processes)
+    assert chief.digest() == other.digest()  # bit for bit
+    assert hardware(chief) == (2, 2)
+    assert chief.folder.exists()
+    assert not other.folder.exists()
+    assert other.read("out") == ""
 
 
-@pytest.mark.parametrize("job", [2, 4], indirect=True)
-def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, alone):
-    folders, weights, outputs = job
-    workers = len(folders)
-    assert [err for _, err in outputs] == [""] * workers
-    assert len({digest(out) for out, _ in outputs}) == 1  # bit for bit
-    for path in weights:
-        assert_like_alone(path, alone)
-    assert [folder.exists() for folder in folders] == [True] + [False] * (workers - 1)
-    assert json.loads((folders[0] / "run.json").read_text())["hardware"]["workers"] == workers
-    for out, _ in outputs[1:]:
-        assert len(out.splitlines()) == 1  # its digest
-
-
-@pytest.mark.parametrize("job", [2], indirect=True)
 def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(job, tmp_path):
-    folders = [tmp_path / "run", tmp_path / "other"]
-    chief, other = start_workers(folders, ends=("", "SIGTERM 5"))
-    for _, err in (finish(chief, 75), finish(other, 75)):  # at the end of that call
-        assert "stopped and saved after step 10; the same command goes on from there" in err
+    for one in start_job(tmp_path, "stopped", ends=(None, ("SIGTERM", 5))):
+        assert "stopped and saved after step 10; the same command goes on from there" in one.finish(
+            75
+        )
+    chief, other = start_job(tmp_path, "lost", ends=(None, ("SIGKILL", 4)))
+    other.finish(-signal.SIGKILL)
+    assert "found one that did not come, ended, or cannot be reached" in chief.finish(9)
 
-    chief, other = start_workers(folders, ends=("", "SIGKILL 7"))
-    finish(other, -signal.SIGKILL)
-    _, err = finish(chief, 9)
-    assert len(err.splitlines()) == 1, err
-    assert "found one that ended or cannot be reached" in err
+    chief, other = start_job(tmp_path, "lost chief", ends=(("SIGKILL", 3), None))
+    chief.finish(-signal.SIGKILL)
+    other.finish(9)
 
-    chief, other = start_workers(folders, ends=("SIGKILL 9", ""))
-    finish(chief, -signal.SIGKILL)
-    finish(other, 9)
-
-    outputs = [finish(worker)[0] for worker in start_workers(folders)]
-    assert {digest(out) for out in outputs} == {digest(out) for out, _ in job[2]}
-
-
-@pytest.mark.parametrize("when", ["at the start", "at the end"])
-def test_a_chief_that_cannot_write_tells_the_others(when, tmp_path):
-    run = tmp_path / "run"
-    if when == "at the start":
-        run.write_text("")
-    chief, other = start_workers([run, tmp_path / "other"])
-    if when == "at the end":
-        tiny.wait_for((run / ".lock").exists, chief)
-        (run / "curves.png" / "in the way").mkdir(parents=True)
-    assert "cannot write" in finish(chief, 6)[1]
-    assert re.search("^error: the chief could not go on: cannot write", finish(other, 9)[1], re.M)
-
-
-def test_the_others_are_told_if_the_save_that_they_wait_for_fails(tmp_path, monkeypatch):
-    def fail(*_):
-        raise StorageError("cannot write")
-
-    told = []
-    monkeypatch.setattr(cluster, "share", lambda strategy, data: told.append(data) or data)
-    run = cluster.SharedRun(tf.distribute.get_strategy(), tmp_path / "run", {})
-    monkeypatch.setattr(run._run, "save_state", fail)
-    with pytest.raises(StorageError):
-        run.save_state({}, {}, wait=True)
-    assert [json.loads(data) for data in told] == [{"error": "cannot write"}]
+    workers = start_job(tmp_path, "whole")
+    for one in workers:
+        one.finish()
+    assert {one.digest() for one in workers} == {job[0].digest()}
 
 
 def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
-    folders = [tmp_path / "run", tmp_path / "other"]
-    chief, other = start_workers(folders, more=((), ("--width", "8")))
-    _, err = finish(other, 5)
-    assert err.startswith("error: expected the run of the chief, found other values: width: was 4")
-    assert "found 1 that would not; what differs is in their own errors" in finish(chief, 9)[1]
-    assert not folders[0].exists()
+    chief, other = start_job(tmp_path, more=((), ("--width", "8")))
+    assert "found other values: model_configs.width: was 4, is 8" in other.finish(5)
+    assert "another worker could not go on" in chief.finish(9)
+    assert not chief.folder.exists()
 
 
-def test_who_waits_for_others_can_be_told_to_end(tmp_path):
+def test_a_chief_that_cannot_write_tells_the_others(tmp_path):
+    (tmp_path / "file").write_text("")
+    chief, other = start_job(tmp_path, run="file/run")
+    assert "cannot write" in chief.finish(6)
+    assert re.search("^error: the chief could not go on: .*cannot write", other.finish(9), re.M)
+
+
+def test_workers_share_what_they_must(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
-    tiny.wait_for(lambda: cluster._is_heard(hosts[0]), process)
-    process.terminate()
-    finish(process, -signal.SIGTERM)
+    workers = []
+    for index in range(2):
+        output = tmp_path / str(index)
+        output.mkdir()
+        environment = {"TF_CONFIG": tf_config(hosts, index)}
+        workers.append(PROCESSES.Process(target=worker.talk, args=(output, environment)))
+        workers[-1].start()
+    for one in workers:
+        one.join(SECONDS)
+        one.kill()
+    chief, other = (json.loads((tmp_path / f"{i}/talk.json").read_text()) for i in range(2))
+    alike = {
+        "shared": True,
+        "nothing": True,
+        "any": [False, True],
+        "in_chief": [1],
+        "in_all": None,
+        "described": [{"workers": 2, "replicas": 4}, 2],
+    }
+    assert chief == alike | {
+        "in_chief failed": "StorageError: no place",
+        "in_all failed": "StorageError: no place",
+    }
+    assert other == alike | {
+        "in_chief failed": "WorkerError: the chief could not go on: no place",
+        "in_all failed": "WorkerError: another worker could not go on; its own error says why",
+    }
 
 
-def test_who_connects_to_one_that_does_not_answer_ends(tmp_path):
-    own, other = free_ports(2)
-    hosts = [f"127.0.0.1:{own}", f"127.0.0.1:{other}"]
-    with socket.create_server(("127.0.0.1", other)):
-        process = start("--save-dir", tmp_path / "run", TF_CONFIG=tf_config(hosts))
-        _, err = finish(process, -signal.SIGALRM)
-    assert re.fullmatch("error: expected to be connected .* within 15 s, found one that .*\n", err)
+def test_workers_that_wait_say_so_and_give_up(tmp_path):
+    def start(index, **options):
+        own, other = free_ports(2)
+        hosts = [f"127.0.0.1:{port}" for port in ((own, other) if index == 0 else (other, own))]
+        environment = {"TF_CONFIG": tf_config(hosts, index)}
+        output = tmp_path / f"{index}{len(started)}"
+        started.append(Process(output, tmp_path / "run", environment=environment, **options))
+        return started[-1], f"waiting for 127.0.0.1:{other}, at most "
+
+    started = []
+    waits = [start(index, start_minutes=0.05) for index in (0, 1)]
+    told_to_end, words = start(0)
+    told_to_end.wait_for(words)
+    told_to_end.send(signal.SIGINT)
+    told_to_end.finish(-signal.SIGINT)
+    for process, words in waits:
+        said = process.finish(9)
+        assert said.startswith(f"{words}0.05 minutes\n")
+        assert "found one that did not come" in said
+    assert not (tmp_path / "run").exists()
 
 
-def test_workers_that_do_not_come_are_named(environment, monkeypatch, capfd):
-    monkeypatch.setattr(cluster, "START_MINUTES", 0.002)
-    monkeypatch.setattr(cluster, "QUIET_SECONDS", 0)
-    own, late = (f"127.0.0.1:{port}" for port in free_ports(2))
-    environment("TF_CONFIG", tf_config([own, late]))
-    with pytest.raises(WorkerError, match=rf"within 0.002 minutes, found nobody at {late};"):
-        cluster.make_strategy("auto")
-    assert capfd.readouterr().err == f"waiting for workers at {late}\n"
-    with (
-        socket.create_server(("", int(own.rpartition(":")[2]))),
-        pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"),
-    ):
-        cluster.make_strategy("auto")
-
-
-def test_more_bytes_than_float32_can_count_are_shared(environment, monkeypatch):
-    monkeypatch.setattr(cluster, "_has_workers", lambda strategy: True)
-    monkeypatch.setattr(cluster, "is_chief", lambda strategy: True)
-    monkeypatch.setattr(cluster, "devices_of", lambda strategy: ["CPU:0"])
-    data = bytes(2**24) + b"."  # 2^24 + 1 rounds to 2^24
-    assert cluster.share(tf.distribute.get_strategy(), data) == data
+def test_a_port_that_is_taken_is_one_clear_line(environment):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        own = f"127.0.0.1:{listener.getsockname()[1]}"
+        environment("TF_CONFIG", tf_config([own, "127.0.0.1:1"]))
+        with pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"):
+            cluster.make_strategy("auto")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +343,8 @@ def test_a_wrong_tf_config_is_one_clear_line(environment, text, found):
 def slurm(environment, **changes):
     """The variables of a step of four tasks on two nodes, as ``srun`` sets them."""
     variables = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "1",
         "SLURM_PROCID": "2",
         "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_STEP_NODELIST": "node[1-2]",
@@ -330,12 +353,13 @@ def slurm(environment, **changes):
     }
     for name, value in {**variables, **changes}.items():
         environment(name, value)
-    return cluster._find_cluster()
+    return cluster.find_cluster()
 
 
 def test_a_step_of_slurm_is_a_cluster(environment):
     cluster = slurm(environment)
-    hosts = ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]
+    # From the numbers of the job and of the step: 20000 + 16 * ((31 * 7 + 1) % 625).
+    hosts = ["node1:23488", "node1:23489", "node2:23488", "node2:23489"]
     assert cluster.cluster_spec().as_dict() == {"worker": hosts}
     assert (cluster.task_type, cluster.task_id) == ("worker", 2)
     assert cluster.num_accelerators() == {"GPU": 0}

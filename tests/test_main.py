@@ -129,7 +129,7 @@ def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path):
     assert probabilities.dtype == np.float32
     assert probabilities.shape == (1000, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert os.listdir(tmp_path) == ["predictions.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "predictions.npy"]
 
 
 def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp_path, capfd):
@@ -308,7 +308,6 @@ def test_a_mistake_is_one_line_with_its_own_code(
             "model.weights.h5: expected 1,250,508,840 to",
         ),
         ("run.json", b'"dataset": "shapes"', b'"dataset": 1', "run.json: damaged: no dataset"),
-        ("run.json", b'"shapes"', b'"cifar10"', "run.json: found 'cifar10'"),
         ("run.json", b'"test"', b'"toast"', "run.json: damaged: no data_digests"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runs.metrics import (
     HISTORY_COLUMNS,
+    confidence_bins,
     confusion_matrix,
     expected_calibration_error,
     history_csv,
@@ -73,11 +74,21 @@ def test_confusion_matrix_has_true_classes_in_rows():
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 0]]
 
 
+def test_the_bins_of_a_reliability_diagram():
+    low, high = confidence_bins(Y, P, bins=2)
+    rows = [(p.max() > 0.5, p.max(), p.argmax() == y) for y, p in zip(Y, P, strict=True)]
+    for found, bin in ((low, False), (high, True)):
+        inside = [row[1:] for row in rows if row[0] == bin]
+        assert found == pytest.approx([len(inside), *np.mean(inside, axis=0)])
+    assert confidence_bins(Y[:1], np.eye(3)[Y[:1]], bins=2)[0] == [0, 0.0, 0.0]
+
+
 def test_metrics_by_hand():
     metrics = measure(Y, P)
     assert tuple(metrics.pop("accuracy_interval")) == wilson_interval(2, 4)
     assert metrics.pop("loss") == pytest.approx(-math.log(0.5 * 0.35 * 0.8 * 0.2) / 4)
     assert metrics.pop("ece") == expected_calibration_error(Y, P)
+    assert metrics.pop("confidence_bins") == confidence_bins(Y, P)
     assert metrics == {
         "n": 4,
         "accuracy": 0.5,

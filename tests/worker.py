@@ -1,60 +1,131 @@
-"""``main.py`` on a data set of few images, on several devices: ``worker.py DEVICES END ARG...``.
-
-DEVICES logical CPUs, two steps in a call. END is empty, or a signal that this process gets in a
-call of steps, as in "SIGKILL 7". Ends with the digest of the weights that this process has, and
-writes all its weights to WEIGHTS if that is set.
-"""
+"""``main.py`` on a data set of few images, in a process of its own, on several logical devices."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import threading
+from pathlib import Path
 
 import crash_child
 import numpy as np
 
 import main
+from machine import processor
 
 
-def worker() -> int:
-    devices, end, *arguments = sys.argv[1:]
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    main._import_tensorflow()
+def run(
+    arguments: list[str],
+    output: Path,
+    environment: dict[str, str],
+    devices: int = 1,
+    end: tuple[str, int] | None = None,
+    start_minutes: float = 1,
+) -> None:
+    """Run ``main.py`` two steps a call, and exit with its code.
+
+    Args:
+        arguments: of the command line.
+        output: folder for ``out``, ``err`` and, of a training that ends, ``weights.npz``: all
+            weights that this process has, their digest and some probabilities.
+        environment: takes the place of TF_CONFIG and of Slurm's variables.
+        devices: logical CPUs.
+        end: a signal that this process gets, and in which call of steps.
+        start_minutes: for all workers to have come.
+    """
+    output.mkdir(parents=True)
+    for name, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(output / name, os.O_CREAT | os.O_WRONLY), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    for name in list(os.environ):
+        if name == "TF_CONFIG" or name.startswith("SLURM"):
+            del os.environ[name]
+    os.environ |= environment
+    processor.prepare_tensorflow()
     import tensorflow as tf
 
-    one = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
-        one, [tf.config.LogicalDeviceConfiguration()] * int(devices)
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * devices,
     )
     crash_child.draw_few_images()
+    from machine import cluster
+    from Model import Model
+    from runs.weights import weights_digest
     from training import loop
     from training.step import TrainStep
 
     loop.IMAGES_PER_CALL = 32
-    if end:
-        name, number = end.split()
-        crash_child.kill_at(TrainStep, "run", int(number), by=signal.Signals[name])
-    from machine import cluster
-    from Model import Model
-    from runs.weights import weights_digest
-
-    cluster.CONNECT_SECONDS = 15
-
+    if end is not None:
+        crash_child.kill_at(TrainStep, "run", end[1], by=signal.Signals[end[0]])
+    cluster.START_MINUTES = start_minutes
     train = Model.train
 
-    def train_and_tell(self, *args, **options):
-        progress = train(self, *args, **options)
-        print("digest", weights_digest(self.network, self.mean), flush=True)
-        if "WEIGHTS" in os.environ:
-            weights = np.concatenate([w.ravel() for w in self.network.get_weights()])
-            x = np.random.default_rng(0).integers(0, 256, (3203, 32, 32, 3), np.uint8)
-            np.savez(os.environ["WEIGHTS"], weights=weights, probabilities=self.predict_prob(x))
+    def train_and_tell(self, *arguments, **options):
+        progress = train(self, *arguments, **options)
+        weights = [weight.ravel() for weight in self.network.get_weights()]
+        x = np.random.default_rng(0).integers(0, 256, (3203, 32, 32, 3), np.uint8)
+        np.savez(
+            output / "weights.npz",
+            weights=np.concatenate(weights),
+            digest=weights_digest(self.network, self.mean),
+            probabilities=self.predict_prob(x),
+        )
         return progress
 
     Model.train = train_and_tell
-    return main.main(arguments)
+    sys.exit(main.main(arguments))
 
 
-if __name__ == "__main__":
-    sys.exit(worker())
+def talk(output: Path, environment: dict[str, str]) -> None:
+    """Use each collective once, from a thread, and write what came of it to ``output``/talk.json.
+
+    Args:
+        output: a folder.
+        environment: TF_CONFIG.
+    """
+    os.environ |= environment
+    import tensorflow as tf
+
+    from machine import cluster
+    from machine.errors import StorageError
+
+    found = {}
+
+    def fail():
+        raise StorageError("no place")
+
+    def fail_in_chief():
+        if cluster.is_chief(strategy):
+            fail()
+
+    def attempt(name, *arguments):
+        try:
+            found[name] = getattr(cluster, name)(strategy, *arguments)
+        except Exception as error:
+            found[f"{name} failed"] = f"{type(error).__name__}: {error}"
+
+    def use():
+        nonlocal strategy
+        strategy = cluster.make_strategy()
+        chief = cluster.is_chief(strategy)
+        data = bytes(2**24) + b"." if chief else b""  # 2^24 + 1 is no float32
+        found["shared"] = cluster.share(strategy, data) == bytes(2**24) + b"."
+        found["nothing"] = cluster.share(strategy, b"") == b""
+        found["any"] = [cluster.any_process(strategy, flag) for flag in (False, not chief)]
+        attempt("in_chief", lambda: [1])
+        attempt("in_chief", fail)
+        attempt("in_all", lambda: None)
+        attempt("in_all", fail_in_chief)
+        found["described"] = [cluster.describe(strategy), len(cluster.devices_of(strategy))]
+
+    strategy = None
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    (output / "talk.json").write_text(json.dumps(found))

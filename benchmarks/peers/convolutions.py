@@ -6,27 +6,14 @@ first one's input is not computed, nor that of any bias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from harness import Turns, processor, serve
 
 processor.prepare_tensorflow()
 
+import keras
 import tensorflow as tf
 
-
-def shapes() -> Iterator[tuple[int, int, int, int, int]]:
-    """Size of the image, channels in and out, size of the kernel, stride; in ResNet-20's order."""
-    yield 32, 3, 16, 3, 1
-    size, channels = 32, 16
-    for filters in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if filters > 16 and not block else 1
-            yield size, channels, filters, 3, stride
-            if stride == 2:
-                yield size, channels, filters, 1, stride
-            size, channels = size // stride, filters
-            yield size, filters, filters, 3, 1
+from peers import fit
 
 
 def train(precision: str, batch_size: int, images: int, turns: Turns) -> None:
@@ -37,41 +24,29 @@ def train(precision: str, batch_size: int, images: int, turns: Turns) -> None:
 
     convolutions = [
         (
-            random(batch_size, size, size, channels),
-            random(kernel, kernel, channels, filters),
-            random(batch_size, size // stride, size // stride, filters),
-            [1, stride, stride, 1],
+            random(batch_size, *layer.input.shape[1:]),
+            random(*layer.kernel.shape),
+            random(batch_size, *layer.output.shape[1:]),
+            {"strides": [1, *layer.strides, 1], "padding": "SAME"},
         )
-        for size, channels, filters, kernel, stride in shapes()
+        for layer in fit.network(keras).layers
+        if isinstance(layer, keras.layers.Conv2D)
     ]
 
     @tf.function(autograph=False)
     def run():
         results = []
 
-        def after_the_last(function, **arguments):
+        def after_the_last(function, *arguments, **options):
             with tf.control_dependencies(results[-1:]):
-                results.append(function(padding="SAME", **arguments))
+                results.append(function(*arguments, **options))
 
-        for x, kernel, _, strides in convolutions:
-            after_the_last(tf.raw_ops.Conv2D, input=x, filter=kernel, strides=strides)
-        for index in reversed(range(len(convolutions))):
-            x, kernel, dy, strides = convolutions[index]
-            after_the_last(
-                tf.raw_ops.Conv2DBackpropFilter,
-                input=x,
-                filter_sizes=kernel.shape,
-                out_backprop=dy,
-                strides=strides,
-            )
+        for x, kernel, _, options in convolutions:
+            after_the_last(tf.nn.conv2d, x, kernel, **options)
+        for index, (x, kernel, dy, options) in reversed(list(enumerate(convolutions))):
+            after_the_last(tf.compat.v1.nn.conv2d_backprop_filter, x, kernel.shape, dy, **options)
             if index:
-                after_the_last(
-                    tf.raw_ops.Conv2DBackpropInput,
-                    input_sizes=x.shape,
-                    filter=kernel,
-                    out_backprop=dy,
-                    strides=strides,
-                )
+                after_the_last(tf.nn.conv2d_transpose, dy, kernel, x.shape, **options)
         # Without a use of its own each convolution would be optimized away.
         return tf.stack([tf.cast(result[0, 0, 0, 0], tf.float32) for result in results])
 

@@ -77,6 +77,7 @@ def predict(
     first, shown, row = [], [], 0
     table = output.with_suffix(".csv")
     with contextlib.ExitStack() as stack:
+        file = stack.enter_context(files.writing(output))
         # A pipe or a device takes the rows alone.
         beside = not output.exists() or output.is_file()
         text = None
@@ -84,7 +85,6 @@ def predict(
             text = io.TextIOWrapper(stack.enter_context(files.writing(table)), newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["row", "name", "class", "probability", *class_names])
-        file = stack.enter_context(files.writing(output))
         bar = stack.enter_context(tqdm(total=len(source), unit=" images", disable=None))
         np.lib.format.write_array_header_1_0(file, header)
         for x in source.batches(chunk):
@@ -104,13 +104,13 @@ def predict(
         if text:
             text.flush()
             text.detach()
-    pictures = source.names is not None
+    pictures = source.names is not None and text is not None
     if pictures:
         captions = [f"{name[:18]}\n{label} {100 * p:.0f} %" for name, label, p in shown]
         title = f"{len(shown)} of {len(source):,} pictures"
         gallery = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
         files.write_bytes(output.with_suffix(".png"), gallery)
-    for name, label, p in shown[:SHOWN] if pictures else ():
+    for name, label, p in shown[:SHOWN] if source.names else ():
         print(f"{name}: {label}, {100 * p:.1f} %")
     print(f"probabilities: {output}")
     if text:

@@ -95,7 +95,7 @@ def train(
                 return
             board = TensorBoard(save_dir, record) if tensorboard else None
             if board:
-                run.in_chief(board.require_own)
+                cluster.in_chief(devices, board.require_own)
             if chief:
                 _draw_data(save_dir, model, split, record)
                 _say_what_begins(save_dir, model, split, record, taken)
@@ -117,7 +117,7 @@ def train(
                 on_epoch=on_epoch,
             )
             record["machine_changes"] = run.machine_changes
-            run.in_chief(lambda: _save_run(save_dir, model, record, progress))
+            cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
 
 
 def training_data(data, seed: int, training_configs: dict, include_test: bool = False) -> tuple:
