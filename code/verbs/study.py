@@ -85,11 +85,12 @@ def study(
             grid, _Task(rows[only], seed, save_dir / f"{only}-{seed}"), data_dir, mirror, overrides
         )
         return
-    if jobs < 1:
-        raise UserError(f"jobs: expected 1 or more, found {jobs}")
+    seeds = grid.seeds if seeds is None else seeds
+    if min(seeds, jobs) < 1:
+        raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
     tasks = [
         _Task(row, number, save_dir / f"{row.name}-{number}")
-        for number in range(grid.seeds if seeds is None else seeds)
+        for number in range(seeds)
         for row in grid.rows
     ]
     configs = [
