@@ -23,7 +23,7 @@ from runs.record import (
 def test_a_record_comes_back(tmp_path):
     write_record(tmp_path, FINISHED)
     assert read_record(tmp_path) == FINISHED
-    assert FINISHED.keys() == KEYS.keys() - {"seen_test_images"}
+    assert FINISHED.keys() == KEYS.keys() - {"init_from", "seen_test_images"}
 
 
 @pytest.mark.parametrize("name", FINISHED)
