@@ -65,7 +65,9 @@ def joining(name: str = "auto") -> Iterator[tf.distribute.Strategy]:
     except tf.errors.OpError as error:
         if find_cluster(name) is None or isinstance(error, _OWN_ERRORS):
             raise
-        cause = " ".join(error.message.split())[:400]
+        parts = error.message.split("\n\n")  # between them: where the graph was made
+        cause = next(p for p in parts if not p.lstrip().startswith(("Graph", "Detected", "File")))
+        cause = " ".join(cause.split())[:400]
         raise WorkerError(
             "expected every worker of the job, found one that did not come, ended, or cannot be "
             "reached; start all of them again: the run goes on from its last saved state, if it "
@@ -82,7 +84,8 @@ def find_cluster(name: str = "auto") -> tf.distribute.cluster_resolver.ClusterRe
     if name not in ("auto", "multiworker"):
         return None
     if os.environ.get("TF_CONFIG"):
-        return _tf_config_cluster()
+        _check_tf_config(os.environ["TF_CONFIG"])
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return _slurm_cluster()
     return None
@@ -253,25 +256,26 @@ def _limit_registration(workers) -> None:
     context.context().coordination_service.cluster_register_with_barrier = True
 
 
-def _tf_config_cluster():
-    """TensorFlow's resolver of TF_CONFIG, once that names workers and this task among them."""
+def _check_tf_config(text: str) -> None:
+    """Raise ``UserError`` unless TF_CONFIG names a cluster of workers and this task in it."""
     try:
-        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        workers = cluster.cluster_spec()
-        if not set(workers.jobs) <= {"chief", "worker"}:
-            raise ValueError(f"the jobs {', '.join(workers.jobs)}")
-        addresses = [address for job in workers.as_dict().values() for address in job]
+        config = json.loads(text)
+        jobs, task = config["cluster"], config["task"]
+        if not set(jobs) <= {"chief", "worker"}:
+            raise ValueError(f"the jobs {', '.join(jobs)}")
+        addresses = [address for job in jobs.values() for address in job]
         for address in addresses:
-            port = re.fullmatch(r"[^\s/]+:(\d+)", address)
+            port = re.fullmatch(r"[^\s/]+:(\d+)", str(address))
             if not port or not 0 < int(port[1]) <= 65535 or addresses.count(address) > 1:
                 raise ValueError(f"the address {address!r}, which is no host:port or stands twice")
-        workers.task_address(cluster.task_type, cluster.task_id)
+        if not 0 <= int(str(task["index"])) < len(jobs[task["type"]]):
+            raise ValueError(f"the task {task} that is not in the cluster")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(
             'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
-            f'"worker", "index": 0}}}}, found {os.environ["TF_CONFIG"]} ({error})'
+            f'"worker", "index": 0}}}}, found {found}'
         ) from error
-    return cluster
 
 
 def _slurm_cluster():
