@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["MPLBACKEND"] = "agg"
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = lambda message, *_: print(
                     f"warning: {message}", file=sys.stderr
                 )

@@ -110,3 +110,15 @@ def test_the_private_images_are_found_below_the_folder(tmp_path, folder):
     (tmp_path / "Private.npy").touch()
     with pytest.raises(DataError, match=r"Private\.npy, .*private_test_images_2022\.npy"):
         DataLoader.find_private_images(tmp_path)
+
+
+def test_replaced_labels_are_all_false_and_drawn_evenly():
+    y = np.arange(5000, dtype=np.int32) % 5
+    replaced = DataLoader.replace_labels(y, 0.4, 5, seed=0)
+    false = replaced != y
+    assert replaced.dtype == np.int32 and false.sum() == 2000
+    shifts = np.bincount((replaced - y)[false] % 5, minlength=5)
+    assert shifts[0] == 0 and (abs(shifts[1:] - 500) < 100).all()
+    assert (replaced == DataLoader.replace_labels(y, 0.4, 5, seed=0)).all()
+    assert (replaced != DataLoader.replace_labels(y, 0.4, 5, seed=1)).any()
+    assert (DataLoader.replace_labels(y, 0.0, 5, seed=0) == y).all()

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import wait_for
+from study_child import write_run
+from tiny import images, wait_for
 
 import Configure
+import DataLoader
 import main
 from machine.errors import RunError, StudyError
 from verbs.predict import predict
@@ -29,15 +31,17 @@ TINY = {
     "depth": 8,
     "width": 1,
     "epochs": 1,
-    "batch_size": 64,
-    "valid_size": 7900,
+    "batch_size": 16,
+    "valid_size": 20,
     "precision": "float32",
 }
 PARENT = """
 import sys
 from pathlib import Path
 from machine.errors import UserError
+import DataLoader
 from verbs.study import study
+DataLoader.load_data = lambda *_: None
 try:
     study(name="leak", save_dir=Path(sys.argv[1]), data_dir=Path("none"), seeds=2, jobs=1,
           overrides={"dataset": "shapes", "epochs": 3}, command=sys.argv[2:])
@@ -50,8 +54,17 @@ RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
+    monkeypatch.setattr(DataLoader, "load_data", lambda *_: None)  # it takes seconds
     monkeypatch.setenv("PYTHONPATH", f"{CODE}:{CHILD.parent}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    """100 training and 40 test images in place of the thousands of the embedded set."""
+    (x, y), test = images(100), images(40, seed=1)
+    small = DataLoader.DataSet(x, y, *test, tuple("abcdefghij"))
+    monkeypatch.setattr(DataLoader, "load_data", lambda *_: small)
 
 
 def run(folder, **changes):
@@ -100,8 +113,8 @@ def test_every_run_is_done_once_and_written(tmp_path):
 def test_each_of_the_jobs_has_its_own_cores(tmp_path):
     mine = os.sched_getaffinity(0)
     run(tmp_path)
-    shares = {line.split(" ", 1)[1] for line in (tmp_path / "started.txt").open()}
-    shares = [set(json.loads(share)) for share in shares]
+    lines = (tmp_path / "started.txt").read_text().splitlines()
+    shares = [set(json.loads(share)) for share in {line.split(" ", 1)[1] for line in lines}]
     assert len(shares) == 2 and shares[0] | shares[1] == mine and not shares[0] & shares[1]
     assert os.sched_getaffinity(0) == mine
 
@@ -167,45 +180,38 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
     assert error.value.key == "epochs"
 
 
-def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):
-    study(
-        name="leak",
-        save_dir=tmp_path,
-        data_dir=Path("none"),
-        overrides=TINY,
-        only="leak",
-    )
+def test_a_run_that_has_seen_the_test_images_says_so(tmp_path, data):
+    study(name="leak", save_dir=tmp_path, data_dir=tmp_path, overrides=TINY, only="leak")
     folder = tmp_path / "leak-0"
     assert json.loads((folder / "run.json").read_text())["seen_test_images"] is True
-    assert json.loads((folder / "train_metrics.json").read_text())["n"] == 100 + 2000
+    measured = json.loads((folder / "train_metrics.json").read_text())
+    assert measured["n"] == 100 - 20 + 40
     assert (
         "TRAINED ON THE TEST" in json.loads((folder / "test_metrics.json").read_text())["dataset"]
     )
-    where = {"preset": "resnet20", "save_dir": folder, "data_dir": tmp_path}
-    for refused in (measure, predict):
-        more = {"default_output": tmp_path / "p.npy"} if refused is predict else {}
+
+
+def test_and_is_refused(tmp_path):
+    configs = Configure.configure("resnet20", {})
+    write_run(tmp_path, configs, 100, seen_test_images=True)
+    where = {"preset": "resnet20", "save_dir": tmp_path, "data_dir": tmp_path}
+    for refuse in (measure, lambda **values: predict(**values, default_output=tmp_path / "p.npy")):
         with pytest.raises(RunError) as error:
-            refused(**where, **more)
+            refuse(**where)
         assert error.value.key == "seen_test_images"
-    measure(**where, seen_test_images=True)
 
 
-def test_false_labels_are_counted_when_they_are_memorized(tmp_path):
-    study(
-        name="noise",
-        save_dir=tmp_path,
-        data_dir=Path("none"),
-        overrides=TINY,
-        only="noise40_mixup0",
-        seed=3,
-    )
-    train = json.loads((tmp_path / "noise40_mixup0-3" / "train_metrics.json").read_text())
-    assert train["n"] == 100 and train["false_labels"] == 40
-    assert 0 <= train["memorized"] <= 1 and (40 * train["memorized"]).is_integer()
+def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data):
+    row = "noise40_mixup0"
+    study(name="noise", save_dir=tmp_path, data_dir=tmp_path, overrides=TINY, only=row, seed=3)
+    train = json.loads((tmp_path / f"{row}-3" / "train_metrics.json").read_text())
+    assert train["n"] == 80 and train["false_labels"] == 32
+    assert 0 <= train["memorized"] <= 1 and (32 * train["memorized"]).is_integer()
 
 
 def test_the_command_line_trains_and_tests_a_study(tmp_path):
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    values = {**TINY, "valid_size": 9900}
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
     command = [sys.executable, CODE / "main.py", "study", "leak", "--jobs=2", *flags]
     process = subprocess.run(
         [*command, f"--save-dir={tmp_path}"], capture_output=True, text=True, timeout=500

@@ -36,6 +36,9 @@ KEYS = {
     "model_configs": Key(dict, "of Configure.py", "refuse", True),
     "training_configs": Key({"epochs": int}, "of Configure.py", "refuse", True),
     # Absent from an honest run.
+    "init_from": Key(
+        (str, type(None)), "weights_sha256 of the run whose weights it began with", "refuse", True
+    ),
     "seen_test_images": Key((bool, type(None)), "trained on the test images too", "refuse", True),
     "precision": Key(dict, "arithmetic that was used, and why", "warn", True),
     "hardware": Key(dict, "processor, GPUs, replicas, system", "warn"),
@@ -91,6 +94,29 @@ def read_record(folder: Path) -> dict:
     except ValueError as error:
         raise RunError(f"{path}: damaged: {error}") from error
     return record
+
+
+def read_configs(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run from its record.
+
+    Args:
+        path: a run.json, under any name, or the folder of a finished run.
+
+    Returns:
+        Values by key of ``Configure``, for ``Configure.configure`` to check.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = path / RECORD_FILE if path.is_dir() else path
+    try:
+        record = json.loads(path.read_bytes()[:RECORD_BYTES_MAX])
+        return {**record["model_configs"], **record["training_configs"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"config: expected a run.json, found {path}: {' '.join(str(error).split())}; name the "
+            "one in a run's folder"
+        ) from error
 
 
 def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:

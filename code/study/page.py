@@ -38,7 +38,7 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
             "regularization (mixup, dropout, more augmentation) usually pays late."
         )
     parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
-    parts += [f"![{text}]({name})\n\n{text}" for name, text in pictures.items()]
+    parts += [f"![{text.split(':')[0]}]({name})\n\n{text}" for name, text in pictures.items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -66,13 +66,12 @@ def _accuracies(results: dict, rows: list[dict]) -> str:
 
 
 def _questions(results: dict) -> str:
-    texts = {row["name"]: row["text"] for row in results["rows"]}
     lines = []
     for row in results["rows"]:
         if row["question"] and row["difference"]:
             claim = f"The report: {row['claim']}. " if row["claim"] else ""
             lines.append(
-                f"* {row['text']}, against {texts[row['against']]}: {row['question']} {claim}"
+                f"* {row['name']} against {row['against']}: {row['question']} {claim}"
                 f"Ours: {_answer(row['difference'])}"
             )
     return "\n".join(["## What follows", "", *lines]) if lines else ""
@@ -82,7 +81,8 @@ def _answer(difference: dict) -> str:
     """The answer to a row's question in a sentence."""
     seeds, epochs = difference["seeds"], difference["epochs"]
     runs = f"{seeds} seed{'s' * (seeds > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
-    found = f"{_points(difference)} points"
+    low, high = (f"{100 * end:+.2f}" for end in difference["interval"])
+    found = f"{100 * difference['mean']:+.2f} points, 95 % interval {low} to {high}"
     if seeds == 1:
         found += "; the interval is of the test images alone and knows nothing of other seeds"
     link = "from" if difference["answer"] == "cannot be told" else "in"

@@ -10,7 +10,7 @@ from runs.plots import new_figure, plain_matplotlib, to_png
 from study.report import CLASSES, FIGURES, TEST_IMAGES
 
 # Okabe and Ito's palette without yellow, which is hard to see on white: told apart with every kind
-# of colour vision; with the line styles, 28 curves.
+# of colour vision. Seven colours and four line styles make 28 different curves.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")
 
@@ -32,7 +32,7 @@ def curves_png(results: dict) -> bytes:
             histories = [run["history"][column] for run in row["runs"]]
             shortest = min(map(len, histories))
             values = scale * np.array([h[:shortest] for h in histories], np.float64)
-            color, line = COLORS[i % len(COLORS)], LINES[i // len(COLORS) % len(LINES)]
+            color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
             epochs = np.arange(1, shortest + 1)
             label = f"{row['name']}: {row['text']}"
             marker = "o" if shortest == 1 else None
@@ -64,7 +64,9 @@ def matrices_png(results: dict) -> bytes | None:
         row = rows[figure.row]
         reported = np.array(figure.matrix, np.float64)
         accuracy = f"diagonal {100 * reported.trace() / TEST_IMAGES:.2f} %"
-        _matrix(above, reported, CLASSES, f"report, figure {figure.number}: {accuracy}")
+        _matrix(
+            above, reported, CLASSES, f"report, figure {figure.number}, {figure.row}: {accuracy}"
+        )
         ours = np.array(row["confusion_matrix"], np.float64).T
         seeds = f"{len(row['runs'])} seed{'s' * (len(row['runs']) > 1)}"
         accuracy = f"diagonal {100 * ours.trace() / ours.sum():.2f} %"

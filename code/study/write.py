@@ -9,6 +9,18 @@ from machine import files
 from study import page, plots
 
 RESULTS_FILE, PAGE_FILE = "results.json", "README.md"
+CAPTIONS = {
+    "curves.png": "Training loss and validation accuracy: the mean over the seeds, and the band "
+    "between the lowest and the highest.",
+    "matrices.png": "Above, the report's figures 3 to 5; below, ours, summed over the seeds. As in "
+    "the report the true class is in the columns. What is damaged in the report's text follows "
+    "from the sum of each column; ? does not.",
+}
+
+
+def write_numbers(folder: Path, results: dict) -> None:
+    """Write what ``study.tables.tabulate`` gives as JSON; it may raise ``StorageError``."""
+    files.write_bytes(folder / RESULTS_FILE, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def write_results(folder: Path, results: dict) -> None:
@@ -17,25 +29,14 @@ def write_results(folder: Path, results: dict) -> None:
     Raises:
         StorageError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {}
+    with files.storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_numbers(folder, results)
+    drawn = {}
     if results["finished"]:
-        drawn = {
-            "curves.png": (
-                "Training loss and validation accuracy: the mean over the seeds, and the band "
-                "between the lowest and the highest.",
-                plots.curves_png(results),
-            ),
-            "matrices.png": (
-                "Above, the report's figures 3 to 5; below, ours, summed over the seeds. As in the "
-                "report the true class is in the columns. Cells with ? cannot be read in the "
-                "report's text.",
-                plots.matrices_png(results),
-            ),
-        }
-        pictures = {name: text for name, (text, data) in drawn.items() if data}
-        for name in pictures:
-            files.write_bytes(folder / name, drawn[name][1])
-    text = json.dumps(results, indent=1) + "\n"
+        drawn["curves.png"] = plots.curves_png(results)
+        drawn["matrices.png"] = plots.matrices_png(results)
+    pictures = {name: CAPTIONS[name] for name, data in drawn.items() if data}
+    for name in pictures:
+        files.write_bytes(folder / name, drawn[name])
     files.write_bytes(folder / PAGE_FILE, page.markdown(results, pictures).encode())
-    files.write_bytes(folder / RESULTS_FILE, text.encode())

@@ -21,7 +21,7 @@ from machine import files
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from study import tables
-from study.write import PAGE_FILE, write_results
+from study.write import PAGE_FILE, write_numbers, write_results
 from verbs.test import test
 from verbs.train import train, training_data
 
@@ -85,11 +85,12 @@ def study(
             grid, _Task(rows[only], seed, save_dir / f"{only}-{seed}"), data_dir, mirror, overrides
         )
         return
-    if jobs < 1:
-        raise UserError(f"jobs: expected 1 or more, found {jobs}")
+    seeds = grid.seeds if seeds is None else seeds
+    if min(seeds, jobs) < 1:
+        raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
     tasks = [
         _Task(row, number, save_dir / f"{row.name}-{number}")
-        for number in range(grid.seeds if seeds is None else seeds)
+        for number in range(seeds)
         for row in grid.rows
     ]
     configs = [
@@ -142,7 +143,7 @@ class _Workers:
                 bar.update(min(total, self._count_epochs()) - bar.n)
         if self._error:
             raise self._error
-        self._write()
+        self._write(write_results)
         finished = sum(tables.is_finished(task.folder) for task in self._tasks)
         summary = f"{finished} of {len(self._tasks)} runs are finished: {self._folder / PAGE_FILE}"
         if self._stopping:
@@ -173,7 +174,7 @@ class _Workers:
                     self._failed[task.folder.name] = _last_line(task.log, code)
                 elif tables.is_finished(task.folder):
                     self._say(task)
-                    self._write()
+                    self._write(write_numbers)
         except Exception as error:  # to be raised where the user sees it
             self._error = error
             self._stop()
@@ -211,7 +212,7 @@ class _Workers:
         accuracy = json.loads((task.folder / tables.TEST_FILE).read_text())["accuracy"]
         tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
 
-    def _write(self) -> None:
+    def _write(self, write) -> None:
         """Write the results of all runs that are done, by whichever process."""
         with _taken(self._folder / LOCK_FILE, wait=True):
             runs: dict[str, list[dict]] = {}
@@ -219,7 +220,7 @@ class _Workers:
                 if tables.is_finished(task.folder):
                     runs.setdefault(task.row.name, []).append(tables.read_run(task.folder))
             results = tables.tabulate(self._name, self._grid, runs, len(self._tasks))
-            write_results(self._folder, results)
+            write(self._folder, results)
 
     def _count_epochs(self) -> int:
         """Epochs that all runs have behind them."""

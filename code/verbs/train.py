@@ -175,7 +175,7 @@ def _take_weights(model, folder: Path) -> str:
             f"{model.network.count_params():,} parameters, found {source.network.name} with "
             f"{source.network.count_params():,} in {folder}; give the same --depth and --width"
         )
-    if model.configs["depth"] and all(fits):
+    if all(fits):
         model.network.set_weights(theirs)
         return f"all weights come from {folder}"
     model.network.set_weights([*theirs[:-2], *ours[-2:]])
