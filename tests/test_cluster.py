@@ -110,7 +110,7 @@ def processes(tmp_path_factory):
     parent = tmp_path_factory.mktemp("processes")
     numbers = {
         devices: Process(parent / f"output{devices}", parent / f"run{devices}", devices=devices)
-        for devices in (1, 2, 4)
+        for devices in (1, 2)
     }
     for process in numbers.values():
         assert process.finish() == ""
@@ -137,10 +137,9 @@ def hardware(process):
     return found["workers"], found["replicas"]
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_several_devices_train_and_predict_as_one_does(devices, processes):
-    assert_like_one(processes[devices], processes)
-    assert hardware(processes[devices]) == (1, devices)
+def test_several_devices_train_and_predict_as_one_does(processes):
+    assert_like_one(processes[2], processes)
+    assert hardware(processes[2]) == (1, 2)
 
 
 def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, processes):
@@ -223,14 +222,14 @@ def test_workers_that_wait_say_so_and_give_up(tmp_path):
         return started[-1], f"waiting for 127.0.0.1:{other}, at most "
 
     started = []
-    waits = [start(index, start_minutes=0.05) for index in (0, 1)]
+    waits = [start(index, start_minutes=0.02) for index in (0, 1)]
     told_to_end, words = start(0)
     told_to_end.wait_for(words)
     told_to_end.send(signal.SIGINT)
     told_to_end.finish(-signal.SIGINT)
     for process, words in waits:
         said = process.finish(9)
-        assert said.startswith(f"{words}0.05 minutes\n")
+        assert said.startswith(f"{words}0.02 minutes\n")
         assert "found one that did not come" in said
     assert not (tmp_path / "run").exists()
 

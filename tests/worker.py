@@ -73,7 +73,7 @@ def run(
     def train_and_tell(self, *arguments, **options):
         progress = train(self, *arguments, **options)
         weights = [weight.ravel() for weight in self.network.get_weights()]
-        x = np.random.default_rng(0).integers(0, 256, (3203, 32, 32, 3), np.uint8)
+        x = np.random.default_rng(0).integers(0, 256, (1203, 32, 32, 3), np.uint8)
         np.savez(
             output / "weights.npz",
             weights=np.concatenate(weights),

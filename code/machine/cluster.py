@@ -65,9 +65,10 @@ def joining(name: str = "auto") -> Iterator[tf.distribute.Strategy]:
     except tf.errors.OpError as error:
         if find_cluster(name) is None or isinstance(error, _OWN_ERRORS):
             raise
-        parts = error.message.split("\n\n")  # between them: where the graph was made
-        cause = next(p for p in parts if not p.lstrip().startswith(("Graph", "Detected", "File")))
-        cause = " ".join(cause.split())[:400]
+        # What stands before it is where the graph was made.
+        parts = error.message.split("\n\n")
+        cause = [p for p in parts if not p.lstrip().startswith(("Graph", "Detected", "File"))]
+        cause = " ".join(" ".join(cause).split())[:400]
         raise WorkerError(
             "expected every worker of the job, found one that did not come, ended, or cannot be "
             "reached; start all of them again: the run goes on from its last saved state, if it "
