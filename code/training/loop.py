@@ -93,6 +93,7 @@ class Training:
         self._on_epoch = on_epoch
         self._bar = bar
         self._steps = images // configs["batch_size"]  # of an epoch
+        self._order = None  # of the images in the epoch under way
 
     def run(self) -> Progress:
         """Train to the last epoch, from the run's state if there is one.
@@ -137,8 +138,10 @@ class Training:
         began = time.perf_counter()
         epoch, place = divmod(progress.step, self._steps)
         steps = range(progress.step, progress.step + min(self._steps_in_call, self._steps - place))
+        if self._order is None or place == 0:
+            self._order = tf.constant(epoch_order(self._seed, epoch, self._images))
         losses, right = self._step.run(
-            tf.constant(epoch_order(self._seed, epoch, self._images)),
+            self._order,
             place * self._configs["batch_size"],
             progress.step,
             [learning_rate(step, self._steps, self._configs) for step in steps],

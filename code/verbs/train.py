@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -238,7 +237,7 @@ def _save_run(folder: Path, model, record: dict, progress) -> None:
     record["last_epoch"] = history[-1]
     record["history_sha256"] = metrics.history_digest(history)
     record |= weights.save_weights(folder, model.network, model.mean)
-    records.write_record(folder, json.loads(json.dumps(record)))
+    records.write_record(folder, record)
     print(f"trained in {record['minutes']:.1f} minutes")
     print(f"weights {record['weights_sha256']}\nhistory {record['history_sha256']}")
     print(f"curves: {folder / 'curves.png'}")
