@@ -45,7 +45,7 @@ def writing(path: Path):
             folder, a socket or a block device.
     """
     with storing(path):
-        if _is_stream(path):
+        if is_stream(path):
             try:
                 with path.open("wb") as file:
                     yield file
@@ -91,14 +91,11 @@ def remove_leftovers(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Give the SHA-256 of a file, 64 hexadecimal digits, in constant memory."""
-    sha256 = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-    return sha256.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """If ``path`` is a pipe or a character device; refuse what is no file either."""
     try:
         mode = path.stat().st_mode

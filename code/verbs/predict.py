@@ -79,9 +79,8 @@ def predict(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(files.writing(output))
         # A pipe or a device takes the rows alone.
-        beside = not output.exists() or output.is_file()
         text = None
-        if beside and table != output:
+        if table != output and not files.is_stream(output):
             text = io.TextIOWrapper(stack.enter_context(files.writing(table)), newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["row", "name", "class", "probability", *class_names])
