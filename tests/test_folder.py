@@ -1,6 +1,7 @@
 """runs/folder.py: which run a folder holds, and that nothing else in it is touched."""
 
 import errno
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -217,7 +218,7 @@ def test_another_process_may_take_the_folder_that_a_run_has_left(folder, monkeyp
 
     finish(folder)
     with Run(folder, changed(dataset="cifar10")) as run:
-        monkeypatch.setattr(run_folder.fcntl, "flock", taken)
+        monkeypatch.setattr(fcntl, "flock", taken)
         with pytest.raises(RunError, match="found another process training into it"):
             run.begin(False)
 

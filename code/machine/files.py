@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from machine.errors import StorageError
 
@@ -31,6 +35,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     with writing(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Write plain values as JSON, see ``write_bytes``."""
+    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -81,6 +90,40 @@ def storing(path: Path):
     except OSError as error:
         remedy = _REMEDIES.get(error.errno, "name another place")
         raise StorageError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[int | None]:
+    """Hold the lock of a file, which is made if it is missing.
+
+    The system releases the lock when its owners die, however they die.
+
+    Args:
+        path: the file.
+        wait: until no other process has the lock.
+
+    Yields:
+        The file's descriptor; None if another process has the lock.
+
+    Raises:
+        StorageError: the file cannot be opened, or its file system has no locks.
+    """
+    with storing(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        held = file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = None
+        except OSError as error:
+            raise StorageError(
+                f"{path}: expected a file system with locks, found {error.strerror}; name a folder "
+                "on another one"
+            ) from error
+        yield held
+    finally:
+        os.close(file)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -53,7 +52,7 @@ class Run:
         self.machine_changes: list[str] = []
         self._record = json.loads(json.dumps(record))
         self._state = None
-        self._lock = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self):
         self._require_own_folder()
@@ -64,7 +63,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self._release_lock()
+        self._lock.close()
 
     def begin(self, fresh: bool) -> bool:
         """Decide what to do in this folder; a run that must give way is moved aside, not deleted.
@@ -173,26 +172,12 @@ class Run:
         path = self.folder / LOCK_FILE
         with files.storing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # The system releases the lock when its owner dies, however it dies.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release_lock()
-            if isinstance(error, BlockingIOError):
-                raise RunError(
-                    f"{self.folder}: expected a free run folder, found another process training "
-                    "into it; wait for it, or name another folder with --save-dir"
-                ) from error
-            raise StorageError(
-                f"{path}: expected a file system with locks, found {error.strerror}; name a folder "
-                "on another one with --save-dir"
-            ) from error
-
-    def _release_lock(self):
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lock.enter_context(files.locked(path)) is None:
+            self._lock.close()
+            raise RunError(
+                f"{self.folder}: expected a free run folder, found another process training into "
+                "it; wait for it, or name another folder with --save-dir"
+            )
 
     def _finished_record(self) -> dict | None:
         """What run.json says, if the weights that it describes are there."""
@@ -217,7 +202,7 @@ class Run:
                 "a mount point, or a folder in one that you may not write, stays where it is: name "
                 f"another folder with --save-dir, as {self.folder / '2'}"
             ) from error
-        self._release_lock()
+        self._lock.close()
         self._take_lock()
         line = f"the run that was in {self.folder} is now in {aside} ({why})"
         if (aside / WEIGHTS_FILE).exists():

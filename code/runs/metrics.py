@@ -18,6 +18,7 @@ HISTORY_COLUMNS = (
     *("epoch", "learning_rate", "train_loss", "train_accuracy"),
     *("valid_loss", "valid_accuracy", "seconds", "images_per_second"),
 )
+TEST_FILE = "test_metrics.json"  # what `measure` found on the test images
 TIME_COLUMNS = ("seconds", "images_per_second")
 
 

@@ -60,7 +60,7 @@ DESCRIBE_MACHINE = tuple(name for name, key in KEYS.items() if key.resumed == "w
 
 def write_record(folder: Path, record: dict) -> None:
     """Save run.json, the last file of a finished run; it may raise ``StorageError``."""
-    files.write_bytes(folder / RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    files.write_json(folder / RECORD_FILE, record)
 
 
 def read_record(folder: Path) -> dict:

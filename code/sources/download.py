@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import os
 import sys
@@ -15,7 +14,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from machine.errors import DataError, DownloadError, UserError
-from machine.files import file_sha256, storing
+from machine.files import file_sha256, locked, storing
 
 OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
 OFFICIAL_RATE = 50_000  # bytes a second, since June 2026
@@ -57,12 +56,11 @@ def fetch(
     with storing(target):
         folder.mkdir(parents=True, exist_ok=True)
         # Two downloads into one file would spoil it. The system lets go when the owner ends.
-        with (folder / f".{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with contextlib.ExitStack() as held:
+            lock = folder / f".{name}.lock"
+            if held.enter_context(locked(lock)) is None:
                 _say(f"Waiting for another process that downloads {target}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                held.enter_context(locked(lock, wait=True))
             if not target.exists():
                 minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
                 _say(

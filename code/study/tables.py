@@ -10,10 +10,10 @@ from pathlib import Path
 
 from Configure import Row, Study
 from machine.errors import RunError
-from runs.metrics import wilson_interval
+from runs.metrics import TEST_FILE, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
-TEST_FILE, TRAIN_FILE = "test_metrics.json", "train_metrics.json"
+TRAIN_FILE = "train_metrics.json"
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
 T95 = (

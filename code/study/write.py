@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from machine import files
@@ -20,7 +19,7 @@ CAPTIONS = {
 
 def write_numbers(folder: Path, results: dict) -> None:
     """Write what ``study.tables.tabulate`` gives as JSON; it may raise ``StorageError``."""
-    files.write_bytes(folder / RESULTS_FILE, (json.dumps(results, indent=1) + "\n").encode())
+    files.write_json(folder / RESULTS_FILE, results, indent=1)
 
 
 def write_results(folder: Path, results: dict) -> None:

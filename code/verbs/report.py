@@ -13,6 +13,7 @@ import Configure
 from machine import files
 from machine.errors import RunError
 from runs import record as records
+from runs.metrics import TEST_FILE
 
 PICTURES = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
@@ -157,7 +158,7 @@ def _command(record: dict) -> str:
 
 
 def _read_metrics(folder: Path, record: dict) -> dict | None:
-    path = folder / "test_metrics.json"
+    path = folder / TEST_FILE
     if not path.exists():
         return None
     try:

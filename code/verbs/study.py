@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -10,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import DataLoader
 from machine import files
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
+from runs.metrics import TEST_FILE
 from study import tables
 from study.write import PAGE_FILE, write_numbers, write_results
 from verbs.test import test
@@ -164,7 +163,7 @@ class _Workers:
             os.sched_setaffinity(0, share or [cores[worker % len(cores)]])
         try:
             for task in self._tasks:
-                with _taken(task.log.with_suffix(".lock")) as lock:
+                with files.locked(task.log.with_suffix(".lock")) as lock:
                     if lock is None or tables.is_finished(task.folder):
                         continue
                     code = self._start(worker, task, lock, environment)
@@ -209,12 +208,12 @@ class _Workers:
     def _say(self, task: _Task) -> None:
         from tqdm import tqdm
 
-        accuracy = json.loads((task.folder / tables.TEST_FILE).read_text())["accuracy"]
+        accuracy = json.loads((task.folder / TEST_FILE).read_text())["accuracy"]
         tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
 
     def _write(self, write) -> None:
         """Write the results of all runs that are done, by whichever process."""
-        with _taken(self._folder / LOCK_FILE, wait=True):
+        with files.locked(self._folder / LOCK_FILE, wait=True):
             runs: dict[str, list[dict]] = {}
             for task in self._tasks:
                 if tables.is_finished(task.folder):
@@ -263,9 +262,7 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
         false = clean != y
         measured["false_labels"] = int(false.sum())
         measured["memorized"] = float((probabilities.argmax(1) == y)[false].mean())
-    files.write_bytes(
-        task.folder / tables.TRAIN_FILE, (json.dumps(measured, indent=2) + "\n").encode()
-    )
+    files.write_json(task.folder / tables.TRAIN_FILE, measured)
 
 
 def _require_same_configuration(folder: Path, model_configs: dict, training_configs: dict) -> None:
@@ -281,22 +278,6 @@ def _require_same_configuration(folder: Path, model_configs: dict, training_conf
                 "flags that it began with, or name another --save-dir",
                 key=key,
             )
-
-
-@contextmanager
-def _taken(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold a file's lock; gives its descriptor, or None if another process has it."""
-    with files.storing(path):
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield None
-        else:
-            yield file
-    finally:
-        os.close(file)
 
 
 def _gpus() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -76,9 +75,7 @@ def test(
         name += " (TRAINED ON THE TEST IMAGES)"
     measured = {"dataset": name, **measured}
     if images is None:
-        files.write_bytes(
-            save_dir / "test_metrics.json", (json.dumps(measured, indent=2) + "\n").encode()
-        )
+        files.write_json(save_dir / metrics.TEST_FILE, measured)
         for file, picture in (
             ("confusion_matrix.png", plots.confusion_matrix_png(measured, class_names)),
             ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, name)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import shlex
@@ -165,9 +164,7 @@ def _open_study(folder: Path, search: dict):
     path = folder / DATABASE
     with files.storing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two processes must not make the tables together
+    with files.locked(path, wait=True):  # two processes must not make the tables together
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
