@@ -39,16 +39,21 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def prepare_tensorflow() -> None:
-    """Choose TensorFlow's kernels and import it, without the lines that it writes while loading.
+def choose_kernels() -> None:
+    """Choose TensorFlow's kernels; it must come before TensorFlow is imported.
 
     TensorFlow turns oneDNN on by itself only on processors with AVX-512 VNNI, BF16 or AMX; on any
     other x86 processor training is nearly twice as fast with it. A variable that is set is kept.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     if platform.machine().lower() in ("x86_64", "amd64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def prepare_tensorflow() -> None:
+    """Choose the kernels and import TensorFlow, without the lines that it writes while loading."""
+    choose_kernels()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
