@@ -207,6 +207,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout_stack2": 0.0,
         "dropout_stack3": 0.0,
     },
+    # ResNet-20 in the fewest minutes: docs/recipe.md.
+    "fast": {
+        "optimizer": "muon",
+        "learning_rate": 0.025,
+        "momentum": 0.9,
+        "schedule": "linear",
+        "batch_size": 128,
+        "epochs": 32,
+        "l2": 0.0,
+        "crop_mode": "reflect",
+        "mixup_alpha": 0.0,
+        "dropout_stack2": 0.0,
+        "dropout_stack3": 0.0,
+    },
     # The embedded set in a minute or two on two cores; says nothing about CIFAR-10.
     "quickstart": {
         "dataset": "shapes",
