@@ -9,7 +9,6 @@ import argparse
 import collections
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-CHILD = Path(__file__).resolve().parent / "crash_child.py"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+
+import crash_child
+from processes import Process
+
 TRAIN = [
     *("train", "--preset", "quickstart", "--width", "2", "--batch-size", "16"),
     *("--valid-size", "32", "--epochs", "2", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
@@ -29,21 +32,11 @@ RANDOM = "SIGKILL at a random moment"
 SIGTERM = "SIGTERM at a random moment"
 
 
-def start(folder: Path, point: str = "", number: int = 0) -> subprocess.Popen:
+def start(folder: Path, point: str = "", number: int = 0) -> Process:
     """A training process that dies by itself at a point, or not at all."""
-    return subprocess.Popen(
-        [sys.executable, CHILD, point, str(number), *TRAIN, "--save-dir", folder],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(folder: Path) -> None:
-    """Train to the end."""
-    process = start(folder)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+    output = Path(tempfile.mkdtemp(dir=folder.parent), "output")
+    arguments = [*TRAIN, "--save-dir", str(folder)]
+    return Process(output, crash_child.run, point, number, arguments)
 
 
 def digest(folder: Path) -> tuple[str, str]:
@@ -54,19 +47,16 @@ def digest(folder: Path) -> tuple[str, str]:
 
 def kill_once(folder: Path, generator: np.random.Generator) -> tuple[str, int]:
     """Start the training and end it somewhere; gives the place and the exit code."""
-    from crash_child import POINTS
-
-    point = str(generator.choice([*POINTS, RANDOM, SIGTERM]))
+    point = str(generator.choice([*crash_child.POINTS, RANDOM, SIGTERM]))
     if point in (RANDOM, SIGTERM):
         process = start(folder)
-        time.sleep(generator.uniform(2, 12))
-        process.send_signal(signal.SIGKILL if point == RANDOM else signal.SIGTERM)
+        time.sleep(generator.uniform(1, 11))
+        process.send(signal.SIGKILL if point == RANDOM else signal.SIGTERM)
     else:
         highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 6}
         process = start(folder, point, int(generator.integers(1, highest.get(point, 12) + 1)))
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode in (0, KILLED, *((75, -15) if point == SIGTERM else ())), errors
-    return point, process.returncode
+    process.finish(0, KILLED, *((75, -15) if point == SIGTERM else ()))
+    return point, process.code
 
 
 def damage(folder: Path, generator: np.random.Generator) -> str | None:
@@ -98,7 +88,7 @@ def crash(
     kills, damages, runs = collections.Counter(), collections.Counter(), 0
     with tempfile.TemporaryDirectory() as parent:
         left_alone = Path(parent, "left-alone")
-        finish(left_alone)
+        start(left_alone).finish()
         expected = digest(left_alone)
         while kills.total() < count:
             folder = Path(parent, f"run{runs}")
@@ -109,7 +99,7 @@ def crash(
                 kills[point] += 1
                 if generator.random() < 0.25 and (how := damage(folder, generator)):
                     damages[how] += 1
-            finish(folder)
+            start(folder).finish()
             assert digest(folder) == expected, folder
             assert not list(folder.glob(".*.tmp")), "a half-written file"
             runs += 1

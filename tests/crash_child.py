@@ -1,4 +1,4 @@
-"""``main.py`` in a process that kills itself: ``crash_child.py POINT NUMBER ARGUMENT...``."""
+"""``main.py`` in a process that kills itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import os
 import signal
 import sys
 import types
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import main
 from machine import files
@@ -25,13 +22,6 @@ POINTS = (
     "in an evaluation",
     "in the final export",
 )
-
-
-def draw_few_images() -> None:
-    """A data set that is drawn in a moment."""
-    x, y, x_test, y_test, x_private = shapes.load()
-    few = x[:320], y[:320], x_test[:20], y_test[:20], x_private[:20]
-    shapes.load = lambda: few
 
 
 def kill_at(owner, name: str, number: int, after: bool = False, by=signal.SIGKILL) -> None:
@@ -99,8 +89,9 @@ def _write_half(number: int) -> None:
     files.writing = in_halves
 
 
-if __name__ == "__main__":
-    draw_few_images()
-    if sys.argv[1]:
-        arm(sys.argv[1], int(sys.argv[2]))
-    sys.exit(main.main(sys.argv[3:]))
+def run(point: str, number: int, arguments: list[str]) -> None:
+    """Run ``main.py`` on a data set that is drawn in a moment, and die at a point, if any."""
+    shapes.SPLIT_SIZES = 320, 20, 20
+    if point:
+        arm(point, number)
+    sys.exit(main.main(arguments))

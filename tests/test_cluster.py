@@ -1,19 +1,18 @@
 """machine/cluster.py and runs/shared.py: any number of devices and processes trains as one does."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
 import socket
-import time
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 import worker
 
-from machine import cluster, processor
+from machine import cluster
 from machine.errors import UserError
 from training.step import check_batch_size
 
@@ -24,11 +23,6 @@ TRAIN = [
     *("--l2", "0.01", "--ema-decay", "0.9", "--save-minutes", "0"),
 ]
 SUMMATION = 1e-4  # of weights up to 2, after 36 steps: 3e-5 was seen; another batch makes 1e-2
-SECONDS = 120
-# Every process of these tests is a fork of one that has imported TensorFlow, and not used it.
-processor.prepare_tensorflow()
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tensorflow", "keras", "matplotlib.pyplot"])
 
 
 def free_ports(count):
@@ -46,38 +40,13 @@ def tf_config(hosts, index=0):
     return json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
 
 
-class Process:
+class Process(processes.Process):
     """``main.py train`` in a process of its own: see ``worker.run`` for the options."""
 
     def __init__(self, output, folder, *arguments, environment=(), **options):
-        self.output, self.folder = output, folder
+        self.folder = folder
         command = [*TRAIN, "--save-dir", str(folder), *arguments]
-        self._process = PROCESSES.Process(
-            target=worker.run, args=(command, output, dict(environment)), kwargs=options
-        )
-        self._process.start()
-
-    def finish(self, code=0):
-        """What it wrote to stderr; it must end with this code."""
-        self._process.join(SECONDS)
-        ended = self._process.exitcode
-        self._process.kill()
-        assert ended == code, self.read("err")
-        return self.read("err")
-
-    def wait_for(self, words):
-        deadline = time.monotonic() + SECONDS
-        while words not in self.read("err"):
-            assert self._process.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def send(self, number):
-        os.kill(self._process.pid, number)
-
-    def read(self, name):
-        path = self.output / name
-        return path.read_text() if path.exists() else ""
+        super().__init__(output, worker.run, command, output, dict(environment), **options)
 
     def weights(self):
         return np.load(self.output / "weights.npz")
@@ -105,7 +74,7 @@ def start_job(parent, name="job", ends=(None, None), more=((), ()), run="run"):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def alone(tmp_path_factory):
     """By number of devices, a process without a cluster that has trained."""
     parent = tmp_path_factory.mktemp("processes")
     numbers = {
@@ -126,10 +95,10 @@ def job(tmp_path_factory):
     return workers
 
 
-def assert_like_one(process, processes):
-    found, alone = process.weights(), processes[1].weights()
-    np.testing.assert_allclose(found["weights"], alone["weights"], rtol=0, atol=SUMMATION)
-    np.testing.assert_allclose(found["probabilities"], alone["probabilities"], rtol=0, atol=1e-4)
+def assert_like_one(process, alone):
+    found, expected = process.weights(), alone[1].weights()
+    np.testing.assert_allclose(found["weights"], expected["weights"], rtol=0, atol=SUMMATION)
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-4)
 
 
 def hardware(process):
@@ -137,14 +106,14 @@ def hardware(process):
     return found["workers"], found["replicas"]
 
 
-def test_several_devices_train_and_predict_as_one_does(processes):
-    assert_like_one(processes[2], processes)
-    assert hardware(processes[2]) == (1, 2)
+def test_several_devices_train_and_predict_as_one_does(alone):
+    assert_like_one(alone[2], alone)
+    assert hardware(alone[2]) == (1, 2)
 
 
-def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, processes):
+def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, alone):
     chief, other = job
-    assert_like_one(chief, processes)
+    assert_like_one(chief, alone)
     assert chief.digest() == other.digest()  # bit for bit
     assert hardware(chief) == (2, 2)
     assert chief.folder.exists()
@@ -185,14 +154,10 @@ def test_workers_share_what_they_must_until_the_chief_is_lost(tmp_path):
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     workers = []
     for index in range(2):
-        output = tmp_path / str(index)
-        output.mkdir()
-        environment = {"TF_CONFIG": tf_config(hosts, index)}
-        workers.append(PROCESSES.Process(target=worker.talk, args=(output, environment)))
-        workers[-1].start()
-    for one in workers:
-        one.join(SECONDS)
-    assert [one.exitcode for one in workers] == [-signal.SIGKILL, 0]
+        output, environment = tmp_path / str(index), {"TF_CONFIG": tf_config(hosts, index)}
+        workers.append(processes.Process(output, worker.talk, output, environment))
+    for one, code in zip(workers, (-signal.SIGKILL, 0), strict=True):
+        one.finish(code)
     chief, other = (json.loads((tmp_path / f"{i}/talk.json").read_text()) for i in range(2))
     alike = {
         "shared": True,
@@ -224,7 +189,7 @@ def test_workers_that_wait_say_so_and_give_up(tmp_path):
     started = []
     waits = [start(index, start_minutes=0.02) for index in (0, 1)]
     told_to_end, words = start(0)
-    told_to_end.wait_for(words)
+    told_to_end.wait_for(lambda: words in told_to_end.read("err"))
     told_to_end.send(signal.SIGINT)
     told_to_end.finish(-signal.SIGINT)
     for process, words in waits:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import wait_for
+from processes import Process
 
 import Configure
 import main
@@ -37,26 +37,14 @@ FILES = {
 }
 
 
-def start(*arguments, cwd="/", file_bytes=None):
-    """Start ``python main.py`` as a process, of which a file may have so many bytes."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
-    return subprocess.Popen(
-        [sys.executable, MAIN, *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit if file_bytes else None,
-    )
+def start(output, *arguments, file_bytes=resource.RLIM_INFINITY):
+    """Start a verb in a process of its own, of which a file may have so many bytes."""
+    return Process(output, run_limited, file_bytes, [str(argument) for argument in arguments])
 
 
-def finish(process):
-    """Exit code, output and errors of a process."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def run_limited(file_bytes, arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    sys.exit(main.main(arguments))
 
 
 def digest(folder):
@@ -68,9 +56,11 @@ def digest(folder):
 def trained(tmp_path_factory):
     """The folder of a small finished run."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    code, out, err = finish(start("train", *TINY, "--save-dir", folder))
-    assert (code, err) == (0, "")
-    assert re.search(r"^epoch 2/2  learning rate \S+  train loss \S+  .* images/s$", out, re.M)
+    command = [sys.executable, MAIN, "train", *TINY, "--save-dir", folder]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    line = r"^epoch 2/2  learning rate \S+  train loss \S+  .* images/s$"
+    assert re.search(line, done.stdout, re.M)
     return folder
 
 
@@ -196,12 +186,10 @@ def test_a_wrong_value_leaves_a_finished_run_in_its_place(trained, fails):
 def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(trained, tmp_path):
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
-    process = start(*arguments)
-    wait_for((folder / "state.npz").exists, process)
-    process.send_signal(signal.SIGUSR1)  # as a scheduler warns; tests/crash.py sends others
-    code, _, err = finish(process)
-    assert code == 75, err
-    assert "the same command goes on from there" in err
+    process = start(tmp_path / "output", *arguments)
+    process.wait_for((folder / "state.npz").exists)
+    process.send(signal.SIGUSR1)  # as a scheduler warns; tests/crash.py sends others
+    assert "the same command goes on from there" in process.finish(75)
     assert not (folder / "run.json").exists()
     assert run(*arguments) == 0
     assert digest(folder) == digest(trained)
@@ -211,8 +199,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--width", "16", "--save-minutes", "0", "--save-dir", folder)
     # Room for each picture, not for the state of 78,666 parameters.
-    code, _, err = finish(start(*arguments, file_bytes=700_000))
-    assert code == 6
+    err = start(tmp_path / "output", *arguments, file_bytes=700_000).finish(6)
     assert err.startswith(f"error: cannot write {folder}/state.npz: File too large")
     assert len(err.splitlines()) == 1
     assert {path.name for path in folder.iterdir()} <= FILES - {"state.npz", "run.json"}
@@ -220,11 +207,12 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
 
 def test_a_folder_that_vanishes_ends_the_run(tmp_path):
     folder = tmp_path / "run"
-    process = start("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
-    wait_for((folder / "state.npz").exists, process)
+    arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
+    process = start(tmp_path / "output", *arguments)
+    process.wait_for((folder / "state.npz").exists)
     folder.rename(tmp_path / "elsewhere")
-    code, _, err = finish(process)
-    assert (code, err.splitlines()) == (6, [err.strip()])
+    err = process.finish(6)
+    assert err.splitlines() == [err.strip()]
     assert err.startswith(f"error: cannot write {folder}/")
     assert (tmp_path / "elsewhere" / "state.npz").exists()
     assert not folder.exists()

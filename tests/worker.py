@@ -15,7 +15,6 @@ import pytest
 import tiny
 
 import main
-from machine import processor
 from runs import plots
 from sources import shapes
 
@@ -32,22 +31,17 @@ def run(
 
     Args:
         arguments: of the command line.
-        output: folder for ``out``, ``err`` and, of a training that ends, ``weights.npz``: all
-            weights that this process has, their digest and some probabilities.
+        output: folder for ``weights.npz`` of a training that ends: all weights that this process
+            has, their digest and some probabilities.
         environment: takes the place of TF_CONFIG and of Slurm's variables.
         devices: logical CPUs.
         end: a signal that this process gets, and in which call of steps.
         start_minutes: for all workers to have come.
     """
-    output.mkdir(parents=True)
-    for name, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(output / name, os.O_CREAT | os.O_WRONLY), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     for name in list(os.environ):
         if name == "TF_CONFIG" or name.startswith("SLURM"):
             del os.environ[name]
     os.environ |= environment
-    processor.prepare_tensorflow()
     import tensorflow as tf
 
     tf.config.set_logical_device_configuration(

@@ -9,6 +9,7 @@ from a table rounded to 16 bits, and integers once a pixel's coverage is known: 
 ``np.exp`` or ``np.sum``, whose last bits differ between processors.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -159,15 +160,16 @@ def _split(seed: int, index: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.concatenate(pieces)), labels
 
 
+@functools.lru_cache(maxsize=1, typed=True)
 def load(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the whole set.
+    """Draw the whole set, which takes seconds; a process draws it once.
 
     Args:
         seed: integer >= 0; another seed gives other pictures of the same ten classes.
 
     Returns:
         x_train uint8 [10000, 32, 32, 3] 0..255, y_train int32 [10000] 0..9, x_test [2000, ...],
-        y_test [2000], and x_private [1000, ...], whose labels are thrown away.
+        y_test [2000], and x_private [1000, ...], whose labels are thrown away. All are read-only.
 
     Raises:
         UserError: ``seed`` is not an integer >= 0.
@@ -177,4 +179,7 @@ def load(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray,
     (x_train, y_train), (x_test, y_test), (x_private, _) = (
         _split(int(seed), index, count) for index, count in enumerate(SPLIT_SIZES)
     )
-    return x_train, y_train, x_test, y_test, x_private
+    arrays = x_train, y_train, x_test, y_test, x_private
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
