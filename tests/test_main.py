@@ -21,8 +21,9 @@ from sources import shapes
 MAIN = Path(main.__file__)
 TINY = [
     *("--preset", "quickstart", "--depth", "8", "--width", "2", "--epochs", "2"),
-    *("--batch-size", "64", "--valid-size", "7500", "--precision", "float32"),
+    *("--batch-size", "64", "--valid-size", "100", "--precision", "float32"),
 ]
+SIZES = 600, 200, 40  # of the parts of the embedded set, in place of thousands
 FILES = {
     ".lock",
     "augmented_batch.png",
@@ -37,6 +38,15 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_images():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SPLIT_SIZES", SIZES)
+        shapes.load.cache_clear()
+        yield
+    shapes.load.cache_clear()
+
+
 def start(output, *arguments, file_bytes=resource.RLIM_INFINITY):
     """Start a verb in a process of its own, of which a file may have so many bytes."""
     return Process(output, run_limited, file_bytes, [str(argument) for argument in arguments])
@@ -44,6 +54,7 @@ def start(output, *arguments, file_bytes=resource.RLIM_INFINITY):
 
 def run_limited(file_bytes, arguments):
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    shapes.SPLIT_SIZES = SIZES
     sys.exit(main.main(arguments))
 
 
@@ -56,11 +67,10 @@ def digest(folder):
 def trained(tmp_path_factory):
     """The folder of a small finished run."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    command = [sys.executable, MAIN, "train", *TINY, "--save-dir", folder]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = start(folder.parent / "output", "train", *TINY, "--save-dir", folder)
+    assert process.finish() == ""
     line = r"^epoch 2/2  learning rate \S+  train loss \S+  .* images/s$"
-    assert re.search(line, done.stdout, re.M)
+    assert re.search(line, process.read("out"), re.M)
     return folder
 
 
@@ -109,8 +119,8 @@ def test_test_measures_the_public_test_images(trained, capfd):
     out = capfd.readouterr().out
     metrics = json.loads((trained / "test_metrics.json").read_text())
     assert metrics["dataset"] == "shapes"
-    assert metrics["n"] == np.sum(metrics["confusion_matrix"]) == 2000
-    assert metrics["accuracy"] == np.trace(metrics["confusion_matrix"]) / 2000
+    assert metrics["n"] == np.sum(metrics["confusion_matrix"]) == 200
+    assert metrics["accuracy"] == np.trace(metrics["confusion_matrix"]) / 200
     assert f"top-1 accuracy  {100 * metrics['accuracy']:.2f} %" in out
     for name in ("confusion_matrix.png", "mistakes.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
@@ -120,10 +130,10 @@ def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path, capfd):
     output = tmp_path / "predictions.npy"
     assert run("predict", "--save-dir", trained, "--output", output) == 0
     out = capfd.readouterr().out
-    assert "predicting 1,000 images: the private test images of shapes" in out
+    assert "predicting 40 images: the private test images of shapes" in out
     probabilities = np.load(output)
     assert probabilities.dtype == np.float32
-    assert probabilities.shape == (1000, 10)
+    assert probabilities.shape == (40, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "predictions.npy"]
 
@@ -179,7 +189,7 @@ def test_a_finished_run_has_nothing_to_do(trained, capfd):
 def test_a_wrong_value_leaves_a_finished_run_in_its_place(trained, fails):
     before = sorted(os.listdir(trained))
     code, line = fails("train", *TINY, "--batch-size", "60000", "--save-dir", trained)
-    assert (code, line.split(",")[0]) == (2, "batch_size: expected at most 2500")
+    assert (code, line.split(",")[0]) == (2, "batch_size: expected at most 500")
     assert sorted(os.listdir(trained)) == before
 
 
@@ -257,10 +267,18 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         ("train --flip maybe", 2, "unrecognized arguments: maybe"),
         ("train --depth 21", 2, "depth: expected 6n + 2"),
         ("train --preset best", 2, "argument --preset: invalid choice: 'best'"),
-        ("train --preset quickstart --batch-size 9001", 2, "batch_size: expected at most 9000"),
-        ("train --preset quickstart --valid-size 10000", 2, "valid_size: expected 0..9999"),
-        ("train --preset quickstart --save-dir /dev/null/run", 6, "cannot write /dev/null/run"),
-        ("train --preset quickstart --save-dir /sys/run", 6, "cannot write /sys/run"),
+        ("train {tiny} --batch-size 501", 2, "batch_size: expected at most 500"),
+        ("train {tiny} --valid-size 600", 2, "valid_size: expected 0..599"),
+        (
+            "train --preset quickstart --valid-size 9 --save-dir /dev/null/run",
+            6,
+            "cannot write /dev/null/run",
+        ),
+        (
+            "train --preset quickstart --valid-size 9 --save-dir /sys/run",
+            6,
+            "cannot write /sys/run",
+        ),
         ("train --mirror ftp://mirror/ --data-dir {tmp}", 2, "mirror: expected an http://"),
         ("test --save-dir {tmp}", 5, "{tmp}: expected a finished run, found no run.json"),
         ("test --save-dir {run} --dataset cifar10", 5, "{run}: expected a model trained on"),
@@ -280,7 +298,7 @@ def test_a_mistake_is_one_line_with_its_own_code(
     trained, tmp_path, fails, arguments, code, message
 ):
     np.save(tmp_path / "unit.npy", np.random.default_rng(0).random((2, 32, 32, 3)))
-    places = {"tmp": tmp_path, "run": trained}
+    places = {"tmp": tmp_path, "run": trained, "tiny": " ".join(TINY)}
     found, line = fails(*arguments.format(**places).split())
     assert (found, line[: len(message.format(**places))]) == (code, message.format(**places))
     assert os.listdir(tmp_path) == ["unit.npy"]

@@ -54,18 +54,22 @@ def test_wilson_interval_solves_the_score_equation(case):
 def test_calibration_error_by_hand():
     # Bin (0, 0.5]: confidences 0.5 and 0.4, accuracy 1/2, gap 0.05.
     # Bin (0.5, 1]: confidences 0.8 and 0.7, accuracy 1/2, gap 0.25.
-    assert expected_calibration_error(Y, P, bins=2) == pytest.approx((0.05 + 0.25) / 2)
+    assert expected_calibration_error(confidence_bins(Y, P, bins=2)) == pytest.approx(
+        (0.05 + 0.25) / 2
+    )
 
 
 def test_calibration_error_of_one_bin_is_accuracy_against_mean_confidence():
-    assert expected_calibration_error(Y, P, bins=1) == pytest.approx(0.6 - 0.5)
+    assert expected_calibration_error(confidence_bins(Y, P, bins=1)) == pytest.approx(0.6 - 0.5)
 
 
 def test_calibration_error_of_perfect_calibration_is_zero():
     probabilities = np.tile([0.7, 0.3], (10, 1))
     labels = np.array([0] * 7 + [1] * 3)
-    assert expected_calibration_error(labels, probabilities) == pytest.approx(0, abs=1e-12)
-    assert expected_calibration_error(labels, np.eye(2)[labels]) == 0
+    assert expected_calibration_error(confidence_bins(labels, probabilities)) == pytest.approx(
+        0, abs=1e-12
+    )
+    assert expected_calibration_error(confidence_bins(labels, np.eye(2)[labels])) == 0
 
 
 def test_confusion_matrix_has_true_classes_in_rows():
@@ -87,7 +91,7 @@ def test_metrics_by_hand():
     metrics = measure(Y, P)
     assert tuple(metrics.pop("accuracy_interval")) == wilson_interval(2, 4)
     assert metrics.pop("loss") == pytest.approx(-math.log(0.5 * 0.35 * 0.8 * 0.2) / 4)
-    assert metrics.pop("ece") == expected_calibration_error(Y, P)
+    assert metrics.pop("ece") == expected_calibration_error(confidence_bins(Y, P))
     assert metrics.pop("confidence_bins") == confidence_bins(Y, P)
     assert metrics == {
         "n": 4,

@@ -121,8 +121,8 @@ def test_the_average_of_the_weights_is_what_is_tested_and_not_near_the_random_st
     assert 0.5 < along < 1  # the share of the way that the average has gone
 
 
-def test_the_preview_is_what_the_first_step_trains_on():
-    model, configs = Model(tiny.model_configs()), tiny.training_configs(batch_size=8)
+def test_the_preview_is_what_the_first_step_trains_on(trained):
+    model, configs = trained[0], tiny.training_configs(batch_size=8)
     x, y = tiny.images()
     images, labels = model.preview_batch(x, y, configs, count=8)
     assert images.shape == (8, 32, 32, 3)
@@ -139,9 +139,9 @@ def test_the_preview_is_what_the_first_step_trains_on():
         (np.zeros((2, 3, 32, 32), np.uint8), "found uint8 (2, 3, 32, 32)"),
     ],
 )
-def test_images_of_another_kind_are_refused_with_the_remedy(x, found):
+def test_images_of_another_kind_are_refused_with_the_remedy(trained, x, found):
     with pytest.raises(ValueError) as caught:
-        Model(tiny.model_configs()).predict_prob(x)
+        trained[0].predict_prob(x)
     assert str(caught.value).startswith("images: expected uint8 (2, 32, 32, 3), 0..255, " + found)
     assert "np.round(x * 255).astype(np.uint8)" in str(caught.value)
 
@@ -155,11 +155,11 @@ def test_images_of_another_kind_are_refused_with_the_remedy(x, found):
         (np.full(44, -1), r"labels: expected 0..9, found -1..-1"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(y, message):
+def test_labels_that_do_not_fit_are_refused(trained, y, message):
     with pytest.raises(ValueError, match=message):
-        Model(tiny.model_configs()).train(tiny.images()[0], y, tiny.training_configs())
+        trained[0].train(tiny.images()[0], y, tiny.training_configs())
 
 
-def test_a_batch_larger_than_the_data_is_refused():
+def test_a_batch_larger_than_the_data_is_refused(trained):
     with pytest.raises(ValueError, match=r"batch_size: expected at most 44, .*, found 64"):
-        Model(tiny.model_configs()).train(*tiny.images(), tiny.training_configs(batch_size=64))
+        trained[0].train(*tiny.images(), tiny.training_configs(batch_size=64))

@@ -42,13 +42,14 @@ def measure(y: np.ndarray, probabilities: np.ndarray) -> dict:
     # Predictions are float32, where 0 means less than 2**-149, the smallest positive float32: the
     # loss stays finite, and no probability that float32 can hold is changed.
     logs = np.log(np.maximum(p[np.arange(len(y)), y], 2.0**-149))
+    bins = confidence_bins(y, p)
     return {
         "n": len(y),
         "accuracy": sum(correct) / len(y),
         "accuracy_interval": list(wilson_interval(sum(correct), len(y))),
         "loss": float(0.0 - logs.mean()),  # unlike a plain minus never -0.0
-        "ece": expected_calibration_error(y, p),
-        "confidence_bins": confidence_bins(y, p),
+        "ece": expected_calibration_error(bins),
+        "confidence_bins": bins,
         "per_class_accuracy": [c / n if n else None for c, n in zip(correct, images, strict=True)],
         "confusion_matrix": matrix.tolist(),
     }
@@ -69,17 +70,12 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return float(max(0, min(centre - half, p))), float(min(1, max(centre + half, p)))
 
 
-def expected_calibration_error(
-    y: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS
-) -> float:
-    """The mean of |accuracy - confidence| over bins, weighted by their images; 0..1.
+def expected_calibration_error(bins: list[list[float]]) -> float:
+    """The mean of |accuracy - confidence| over ``confidence_bins``, weighted by their images; 0..1.
 
-    Source: Guo et al. 2017, arXiv:1706.04599, section 2. Confidence is the largest probability of
-    a row; the bins (lo, hi] have equal width. Arguments as for ``measure``.
+    Source: Guo et al. 2017, arXiv:1706.04599, section 2.
     """
-    index, confidence, correct = _by_confidence(y, probabilities, bins)
-    # count/n * |mean(correct) - mean(confidence)| is |sum(correct - confidence)| / n.
-    return float(np.abs(np.bincount(index, weights=correct - confidence)).sum() / len(y))
+    return sum(n * abs(accuracy - mean) for n, mean, accuracy in bins) / sum(n for n, *_ in bins)
 
 
 def confidence_bins(
@@ -87,20 +83,15 @@ def confidence_bins(
 ) -> list[list[float]]:
     """The points of a reliability diagram: [images, mean confidence, accuracy] of each bin.
 
-    Bins and arguments as for ``expected_calibration_error``; an empty bin is [0, 0.0, 0.0].
+    Confidence is the largest probability of a row; the bins (lo, hi] have equal width, and an empty
+    one is [0, 0.0, 0.0]. Arguments as for ``measure``.
     """
-    index, confidence, correct = _by_confidence(y, probabilities, bins)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
     images = np.bincount(index, minlength=bins)
     sums = [np.bincount(index, weights=w, minlength=bins) for w in (confidence, correct)]
     means = np.stack(sums) / np.maximum(images, 1)
     return [[int(n), *map(float, pair)] for n, pair in zip(images, means.T, strict=True)]
-
-
-def _by_confidence(y, probabilities, bins):
-    """Bin, confidence and correctness of each image."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
-    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
-    return index, confidence, correct
 
 
 def confusion_matrix(y: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -63,8 +63,11 @@ def write_record(folder: Path, record: dict) -> None:
     files.write_json(folder / RECORD_FILE, record)
 
 
-def read_record(folder: Path) -> dict:
-    """Read run.json of a finished run.
+def read_record(path: Path) -> dict:
+    """Read the record of a finished run.
+
+    Args:
+        path: the run's folder, or its run.json under any name.
 
     Returns:
         Every key of ``KEYS``; ``model_configs`` is complete and in its ranges.
@@ -72,51 +75,28 @@ def read_record(folder: Path) -> dict:
     Raises:
         RunError: it is missing or damaged.
     """
-    path = folder / RECORD_FILE
+    file = path / RECORD_FILE if path.is_dir() else path
     try:
-        with path.open("rb") as file:
-            record = json.loads(file.read(RECORD_BYTES_MAX))
+        with file.open("rb") as opened:
+            record = json.loads(opened.read(RECORD_BYTES_MAX))
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder}: expected a finished run, found no {RECORD_FILE}; run python main.py train, "
-            "or name a run's folder with --save-dir"
+            f"{path}: expected a finished run, found no {RECORD_FILE}; run python main.py train, "
+            "or name the folder of another run"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+        raise RunError(f"{file}: damaged: {' '.join(str(error).split())}") from error
     for name, key in KEYS.items():
         if not isinstance(record, dict) or not _fits(record.get(name), key.kind):
-            raise RunError(f"{path}: damaged: no {name}", key=name)
+            raise RunError(f"{file}: damaged: no {name}", key=name)
     try:
         configs = record["model_configs"]
         for name, key in Configure.MODEL_KEYS.items():
             configs[name] = Configure.check(name, key, configs.get(name))
         Configure.check_depth(configs["depth"])
     except ValueError as error:
-        raise RunError(f"{path}: damaged: {error}") from error
+        raise RunError(f"{file}: damaged: {error}") from error
     return record
-
-
-def read_configs(path: Path) -> dict[str, Any]:
-    """Read the configuration of a run from its record.
-
-    Args:
-        path: a run.json, under any name, or the folder of a finished run.
-
-    Returns:
-        Values by key of ``Configure``, for ``Configure.configure`` to check.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    path = path / RECORD_FILE if path.is_dir() else path
-    try:
-        record = json.loads(path.read_bytes()[:RECORD_BYTES_MAX])
-        return {**record["model_configs"], **record["training_configs"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(
-            f"config: expected a run.json, found {path}: {' '.join(str(error).split())}; name the "
-            "one in a run's folder"
-        ) from error
 
 
 def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -55,30 +55,27 @@ def export(*, preset: str, save_dir: Path, format: str, output: Path | None = No
     if record.get("seen_test_images"):
         warnings.warn("the network was trained on the test images too", stacklevel=1)
     expected, network = model.predict_prob(images), stock_network(model)
-    folder = output.with_name(f".{output.name}.exporting")
-    with files.storing(output):
-        shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
-        folder.mkdir()
-        try:
-            written = folder / kind.name
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the converters, about their own insides
-                kind.write(network, written)
-                found = kind.read(written, images)
-            difference = float(np.abs(found - expected).max())
-            if not difference <= DIFFERENCE_MAX:
-                raise DeterminismError(
-                    f"{format}: expected probabilities within {DIFFERENCE_MAX:g} of this "
-                    f"program's, found a difference of {difference:.2g}; nothing was written"
-                )
-            if written.is_dir():
-                if output.exists():
-                    os.rename(output, folder / "replaced")
-                os.rename(written, output)
-            else:
-                files.write_bytes(output, written.read_bytes())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with (
+        files.storing(output),
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder,
+    ):
+        written = Path(folder, kind.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the converters, about their own insides
+            kind.write(network, written)
+            found = kind.read(written, images)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= DIFFERENCE_MAX:
+            raise DeterminismError(
+                f"{format}: expected probabilities within {DIFFERENCE_MAX:g} of this "
+                f"program's, found a difference of {difference:.2g}; nothing was written"
+            )
+        if written.is_dir():
+            if output.exists():
+                os.rename(output, Path(folder, "replaced"))
+            os.rename(written, output)
+        else:
+            files.write_bytes(output, written.read_bytes())
     print(
         f"{record['network']} as {format}: {output}\nfloat32 images [N, 32, 32, 3], 0..255, to "
         f"probabilities [N, {len(record['class_names'])}]{kind.note}\nlargest difference of a "

@@ -57,7 +57,10 @@ def train(
     """
     if tensorboard:
         extras.require("tensorboard")
-    base = None if config is None else records.read_configs(config)
+    base = None
+    if config is not None:
+        record = records.read_record(config)
+        base = {**record["model_configs"], **record["training_configs"]}
     model_configs, training_configs = Configure.configure(preset, overrides, base)
     for line in Configure.without_effect(overrides, training_configs):
         warnings.warn(line, stacklevel=1)
