@@ -225,12 +225,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quickstart": {
         "dataset": "shapes",
         "depth": 8,
+        "valid_size": 1000,
+        "optimizer": "muon",
+        "learning_rate": 0.03,
+        "momentum": 0.9,
+        "schedule": "linear",
+        "batch_size": 64,
+        "epochs": 6,
+        "l2": 0.0,
+        "mixup_alpha": 0.0,
         "dropout_stack2": 0.0,
         "dropout_stack3": 0.0,
-        "epochs": 15,
-        "valid_size": 1000,
-        "mixup_alpha": 0.0,
-        "learning_rate": 2e-3,
     },
 }
 

@@ -17,7 +17,8 @@ from machine.errors import UserError
 from training.step import check_batch_size
 
 TRAIN = [
-    *("train", "--preset", "quickstart", "--width", "4", "--batch-size", "16", "--epochs", "2"),
+    *("train", "--preset", "baseline", "--dataset", "shapes", "--depth", "8", "--width", "4"),
+    *("--batch-size", "16", "--epochs", "2"),
     *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
     *("--optimizer", "sgd", "--learning-rate", "0.001", "--precision", "float32"),
     *("--l2", "0.01", "--ema-decay", "0.9", "--save-minutes", "0"),

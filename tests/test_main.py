@@ -234,7 +234,7 @@ def test_an_unfinished_run_of_another_kind_is_refused(trained, tmp_path, fails):
     (folder / "state.npz").write_bytes((trained / "state.npz").read_bytes())
     code, line = fails("train", *TINY, "--learning-rate", "0.5", "--save-dir", folder)
     assert code == 5
-    assert "learning_rate: was 0.002, is 0.5" in line
+    assert "learning_rate: was 0.03, is 0.5" in line
 
 
 # Mistakes
