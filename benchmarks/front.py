@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 
 from harness import CODE, HERE
-
 from machine import files
 from runs.metrics import TEST_FILE
 from runs.plots import new_figure, plain_matplotlib, to_png

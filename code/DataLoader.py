@@ -201,19 +201,22 @@ def load_testing_images(
 
 
 def find_private_images(data_dir: str | Path) -> Path | None:
-    """Find the one ``private*.npy`` in a folder or at most two folders down.
+    """Find the one .npy file below a folder with "private" in its name or in that of its folder.
 
     Raises:
-        DataError: there is more than one.
+        DataError: there are more, or private images of another kind.
     """
+    data_dir = Path(data_dir)
     paths = [
         path
-        for path in cifar.files_below(Path(data_dir), depth=2)
-        if path.name.lower().startswith("private") and path.suffix.lower() == ".npy"
+        for path in cifar.files_below(data_dir)
+        if "private" in str(path.relative_to(data_dir)).lower()
+        and path.suffix.lower() in (".npy", ".npz", ".png", ".jpg", ".jpeg")
     ]
-    if len(paths) > 1:
+    if len(paths) > 1 or (paths and paths[0].suffix.lower() != ".npy"):
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         raise DataError(
-            f"{data_dir}: expected one private*.npy, found {', '.join(map(str, paths))}; name one "
-            "with --input"
+            f"{data_dir}: expected one private .npy file, found {paths[0]}{more}; name the file or "
+            "folder with --input"
         )
     return paths[0] if paths else None

@@ -52,7 +52,8 @@ class Process:
         os.kill(self._process.pid, number)
 
     def read(self, name):
-        return (self.output / name).read_text()
+        path = self.output / name
+        return path.read_text() if path.exists() else ""  # it has not begun
 
 
 def call(output, target, arguments, options):

@@ -99,7 +99,7 @@ def test_what_is_neither_array_nor_picture_is_named(tmp_path):
         DataLoader.load_testing_images(tmp_path / "pipe.npy")
 
 
-@pytest.mark.parametrize("folder", [".", "private", "cifar-10-batches-py", "my/data"])
+@pytest.mark.parametrize("folder", [".", "private", "cifar-10-batches-py", "my/data", "a/b/c/d/e"])
 def test_the_private_images_are_found_below_the_folder(tmp_path, folder):
     assert DataLoader.find_private_images(tmp_path / "missing") is None
     assert DataLoader.find_private_images(tmp_path) is None
@@ -108,7 +108,22 @@ def test_the_private_images_are_found_below_the_folder(tmp_path, folder):
     path.touch()
     assert DataLoader.find_private_images(tmp_path) == path
     (tmp_path / "Private.npy").touch()
-    with pytest.raises(DataError, match=r"Private\.npy, .*private_test_images_2022\.npy"):
+    with pytest.raises(DataError, match=r"Private\.npy and 1 more"):
+        DataLoader.find_private_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["private/images.npy", "test_private.NPY"])
+def test_a_private_file_may_be_named_by_its_folder(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert DataLoader.find_private_images(tmp_path) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["private_test_images/1.png", "private_images.npz"])
+def test_private_images_of_another_kind_are_named(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=rf"found .*{name}; name .*--input"):
         DataLoader.find_private_images(tmp_path)
 
 

@@ -72,7 +72,16 @@ def listing(folder):
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-@pytest.mark.parametrize("names", [["thesis.tex"], ["main.py", ".git/config"], ["run/run.json"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["thesis.tex"],
+        ["main.py", ".git/config"],
+        ["run/run.json"],
+        ["run.json", "thesis.tex"],
+        ["classes.png"],
+    ],
+)
 def test_a_folder_of_something_else_is_refused_untouched(tmp_path, names, fresh):
     folder = tmp_path / "own"
     for name in names:

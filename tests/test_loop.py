@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
 
 from machine.errors import DivergedError, InterruptedRunError
@@ -12,7 +13,6 @@ from Model import Model
 from runs.metrics import HISTORY_COLUMNS, history_digest
 from runs.weights import weights_digest
 from training import loop
-from training.step import TrainStep
 
 X, Y = tiny.images(44)
 X_VALID, Y_VALID = tiny.images(20, seed=1)
@@ -39,17 +39,76 @@ class MemoryRun:
         arrays, progress = self.saved[-1]
         return arrays, json.loads(progress)
 
+    def steps(self):
+        return [json.loads(progress)["step"] for _, progress in self.saved]
+
+
+# With a network
+
 
 def train(run=None, stop=lambda step: False, precision="float32", **changes):
     """Digests of the weights and of the history of a run."""
     configs = tiny.training_configs(epochs=2, **changes)
     model = Model(tiny.model_configs(precision=precision))
     progress = model.train(X, Y, configs, X_VALID, Y_VALID, run=run, stop=stop)
+    assert [set(row) for row in progress.history] == [set(HISTORY_COLUMNS)] * 2
     weights = weights_digest(model.network, model.mean)
     return weights, history_digest(progress.history)
 
 
-AVERAGED = {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1},
+        {
+            "optimizer": "muon",
+            "momentum": 0.9,
+            "schedule": "linear",
+            "precision": "bfloat16",
+            "cutout": 8,
+            "shift": 0.1,
+        },
+    ],
+    ids=["average", "muon"],
+)
+def test_a_run_survives_a_stop_to_the_bit(changes, monkeypatch):
+    run = MemoryRun()
+    with pytest.raises(InterruptedRunError, match="saved after step 7;"):
+        train(run, stop=lambda step: step == 7, **changes)
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)  # nor does it matter how a call is cut
+    assert train(run, **changes) == train(**changes)
+
+
+# Without
+
+
+class Step:
+    """Stands for ``TrainStep``: its one weight is another one after any other way of going on."""
+
+    def __init__(self):
+        self.variables = {"weight": tf.Variable(0.0)}
+        self.losses = {}  # by step, what the loss is to be
+
+    def run(self, order, position, step, rates):
+        losses = []
+        for number, rate in enumerate(rates):
+            batch = order[position + 8 * number :][:8].numpy()
+            weight = self.variables["weight"]
+            weight.assign(0.9 * weight + rate * float(np.dot(batch, range(1, 9))))
+            losses.append(self.losses.get(step + number, float(weight)))
+        return np.array(losses), np.full(len(rates), 3.0)
+
+
+def go_on(run=None, stop=lambda step: False, step=None, save_seconds=600, tell=None, **changes):
+    """The last weight and the history of a training without a network."""
+    step, told = step or Step(), tell or (lambda *_: None)
+    configs = tiny.training_configs(**{"epochs": 2, "mixup_alpha": 0.0, **changes})
+    training = loop.Training(
+        *(step, len(X), 0, configs, lambda: (0.5, 0.25), run, save_seconds, stop, told),
+        bar=False,
+    )
+    history = training.run().history
+    return float(step.variables["weight"]), history_digest(history)
 
 
 @pytest.fixture(scope="module")
@@ -57,138 +116,99 @@ def whole():
     """Of a run that nothing stops."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "IMAGES_PER_CALL", 8)
-        return train()
+        return go_on()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        AVERAGED,
-        {"optimizer": "muon", "momentum": 0.9, "schedule": "linear", "cutout": 8, "shift": 0.1},
-        {"optimizer": "sgd", "momentum": 0.9, "precision": "bfloat16"},
-    ],
-    ids=["average", "muon", "bfloat16"],
-)
-def test_a_run_survives_a_stop_to_the_bit(changes):
-    run = MemoryRun()
-    with pytest.raises(InterruptedRunError, match="saved after step 7;"):
-        train(run, stop=lambda step: step == 7, **changes)
-    assert train(run, **changes) == train(**changes)
-
-
-@pytest.mark.parametrize("last", [4, 5, 9])
+@pytest.mark.parametrize("last", range(1, 2 * STEPS))
 def test_every_step_is_a_place_to_stop(last, whole):
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match=f"saved after step {last};"):
-        train(run, stop=lambda step: step >= last)
-    assert train(run) == whole
+        go_on(run, stop=lambda step: step >= last)
+    assert go_on(run) == whole
 
 
 def test_a_stop_after_the_last_step_comes_too_late(whole):
-    assert train(MemoryRun(), stop=lambda step: step == 2 * STEPS) == whole
+    assert go_on(MemoryRun(), stop=lambda step: step == 2 * STEPS) == whole
 
 
 def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch, whole):
     calls = []
     for images in (24, 320):
         monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
-        assert train(stop=lambda step: bool(calls.append(step))) == whole
+        assert go_on(stop=lambda step: bool(calls.append(step))) == whole
     assert calls == [3, 5, 8, 10, 5, 10]
 
 
 def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch, whole):
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 1;"):
-        train(run, stop=lambda step: True)
+        go_on(run, stop=lambda step: True)
     monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
-    assert train(run) == whole
+    assert go_on(run) == whole
 
 
-def test_another_seed_is_another_run(whole):
-    model = Model(tiny.model_configs(seed=1))
-    model.train(X, Y, tiny.training_configs())
-    assert weights_digest(model.network, model.mean) != whole[0]
-
-
-def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due():
+def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due(monkeypatch):
+    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 16)
     steps = {}
     for seconds in (600, 0):
         run = MemoryRun()
-        configs = tiny.training_configs(batch_size=2)  # 4 of the 22 steps of an epoch in a call
-        Model(tiny.model_configs()).train(X, Y, configs, run=run, save_seconds=seconds)
-        steps[seconds] = [json.loads(progress)["step"] for _, progress in run.saved]
-    assert steps == {
-        600: [22, 44],
-        0: [4, 8, 12, 16, 20, 22, 26, 30, 34, 38, 42, 44],
-    }
+        go_on(run, save_seconds=seconds)
+        steps[seconds] = run.steps()
+    assert steps == {600: [5, 10], 0: [2, 4, 5, 7, 9, 10]}
 
 
 def test_after_each_epoch_its_row_and_the_seconds_left_are_told_once_the_state_is_saved():
     told, run = [], MemoryRun()
 
-    def on_epoch(row, history, epochs, seconds_left):
+    def tell(row, history, epochs, seconds_left):
         assert row == history[-1]
         told.append((len(run.saved), row["epoch"], len(history), epochs, seconds_left))
 
-    configs = tiny.training_configs(epochs=3)
-    model = Model(tiny.model_configs())
-    progress = model.train(X, Y, configs, run=run, on_epoch=on_epoch)
+    go_on(run, tell=tell, epochs=3)
     assert [numbers[:4] for numbers in told] == [(1, 1, 1, 3), (2, 2, 2, 3), (3, 3, 3, 3)]
     first, second, last = (numbers[4] for numbers in told)
-    assert first > second > last == 0
-    assert second < progress.seconds
+    assert min(first, second) > 0 == last
 
 
 def test_the_rows_of_a_resumed_run_are_told_once():
     run, told = MemoryRun(), []
-    for stop in (lambda step: step == 7, lambda step: False):
-        model = Model(tiny.model_configs())
+    for last in (7, 0):
         with contextlib.suppress(InterruptedRunError):
-            model.train(
-                *(X, Y, tiny.training_configs(epochs=3)),
-                run=run,
-                stop=stop,
-                on_epoch=lambda row, history, epochs, left: told.append(
-                    (row["epoch"], len(history))
-                ),
+            go_on(
+                run,
+                stop=lambda step, last=last: step == last,
+                tell=lambda row, history, epochs, left: told.append((row["epoch"], len(history))),
+                epochs=3,
             )
     assert told == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_the_history_has_the_columns_of_the_report():
-    progress = Model(tiny.model_configs()).train(X, Y, tiny.training_configs(), X_VALID, Y_VALID)
-    assert [set(row) for row in progress.history] == [set(HISTORY_COLUMNS)] * 2
-    assert progress.seconds >= sum(row["seconds"] for row in progress.history)
+def test_the_seconds_of_an_epoch_are_part_of_those_of_the_run():
+    run = MemoryRun()
+    go_on(run)
+    progress = json.loads(run.saved[-1][1])
+    assert progress["seconds"] >= sum(row["seconds"] for row in progress["history"]) > 0
 
 
 @pytest.mark.parametrize(("loss", "images"), [(np.nan, 8), (np.inf, 40)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(monkeypatch, loss, images):
-    step = TrainStep.run
-
-    def diverge_at_step_7(self, order, position, number, *more):
-        losses, *others = step(self, order, position, number, *more)
-        return np.where(number + np.arange(len(losses)) == 6, loss, losses), *others
-
     monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
-    monkeypatch.setattr(TrainStep, "run", diverge_at_step_7)
-    run = MemoryRun()
+    run, step = MemoryRun(), Step()
+    step.losses[6] = loss
     with pytest.raises(DivergedError, match="the loss became infinite or NaN at step 7;"):
-        train(run)
-    assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS]
+        go_on(run, step=step)
+    assert run.steps() == [STEPS]
 
 
-def test_weights_that_are_not_finite_are_never_saved(monkeypatch):
-    step = TrainStep.run
+def test_weights_that_are_not_finite_are_never_saved():
+    run, step = MemoryRun(), Step()
+    step.losses = dict.fromkeys(range(2 * STEPS), 1.0)
 
-    def spoil_at_step_7(self, order, position, number, *more):
-        result = step(self, order, position, number, *more)
-        if number == 6:
-            kernel = self.variables["network/0"]
-            kernel.assign(kernel * np.nan)
-        return result
+    def spoil(number):
+        if number == 7:
+            step.variables["weight"].assign(np.nan)
+        return number == 7
 
-    monkeypatch.setattr(TrainStep, "run", spoil_at_step_7)
-    run = MemoryRun()
     with pytest.raises(DivergedError, match="a weight became infinite or NaN at step 7;"):
-        train(run, stop=lambda step: step == 7)
-    assert [json.loads(progress)["step"] for _, progress in run.saved] == [STEPS]
+        go_on(run, stop=spoil, step=step)
+    assert run.steps() == [STEPS]

@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
     folder = tmp_path / "run"
     arguments = ("train", *TINY, "--width", "16", "--save-minutes", "0", "--save-dir", folder)
     # Room for each picture, not for the state of 78,666 parameters.
-    err = start(tmp_path / "output", *arguments, file_bytes=700_000).finish(6)
+    err = start(tmp_path / "output", *arguments, file_bytes=600_000).finish(6)
     assert err.startswith(f"error: cannot write {folder}/state.npz: File too large")
     assert len(err.splitlines()) == 1
     assert {path.name for path in folder.iterdir()} <= FILES - {"state.npz", "run.json"}
@@ -286,7 +286,7 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         ("predict --save-dir {run} --input {tmp}/x.npy", 3, "{tmp}/x.npy: expected a .npy file"),
         ("predict --save-dir {run} --input {tmp}/unit.npy", 3, "{tmp}/unit.npy: expected pixels"),
         ("predict --save-dir {run} --layout rows", 2, "argument --layout: invalid choice: 'rows'"),
-        ("predict --save-dir {run} --output {tmp}", 2, "output: expected a file to write, found"),
+        ("predict --save-dir {run} --output {tmp}", 2, "output: expected a file name that ends"),
         ("test --save-dir {run} --precision fp16", 2, "argument --precision: invalid choice"),
         ("train --epoch 60", 2, "unrecognized arguments: --epoch 60"),
         ("train --save-minutes nan", 2, "argument --save-minutes: expected 0 or more, found 'nan'"),
@@ -379,7 +379,14 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "2.png"], ["1", "10.png"]]
     assert len(rows[0].split(",")) == 14
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out.gallery.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "out.csv").write_text("my own\n")
+    np.save(tmp_path / "in.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    kept = {path: path.read_bytes() for path in (tmp_path / "out.csv", tmp_path / "in.npy")}
+    assert run(*arguments, *output, "--skip-damaged") == 2
+    assert run(*arguments[:3], "--input", tmp_path / "in.npy", "--output", tmp_path / "in.npy") == 2
+    assert run(*arguments, "--output", tmp_path / "out.png", "--skip-damaged") == 2
+    assert all(path.read_bytes() == before for path, before in kept.items())
 
 
 def test_flags_without_effect_are_warned_of(tmp_path, capfd):

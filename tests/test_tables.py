@@ -182,6 +182,16 @@ def test_compare_groups_runs_that_differ_in_their_seed(tmp_path):
     assert (tmp_path / "out" / "README.md").read_text().startswith("# Study: compare")
 
 
+@pytest.mark.parametrize("results", [None, "[]", '{"mine": 1}'])
+def test_compare_does_not_write_among_files_of_something_else(tmp_path, results):
+    (tmp_path / "README.md").write_text("mine")
+    if results:
+        (tmp_path / "results.json").write_text(results)
+    with pytest.raises(RunError, match="expected a new folder"):
+        compare(runs=[], output=tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_compare_refuses_runs_on_different_data(tmp_path):
     runs = [save(tmp_path / "a", 150), save(tmp_path / "b", 150, data_digests__test="other")]
     with pytest.raises(RunError, match="same test images"):

@@ -79,7 +79,8 @@ def test_a_search_trains_and_draws_and_prints_a_command(search, tmp_path, monkey
     monkeypatch.setattr("verbs.train.train", lambda **values: given.update(values))
     words = shlex.split(re.search(r"^python main.py (train .*)$", out, re.M)[1])
     assert main.main(words) == 0
-    drawn = set(given["overrides"]) - {"width", "batch_size", "precision", "valid_size", "optimizer"}
+    asked = {"width", "batch_size", "precision", "valid_size", "optimizer"}
+    drawn = set(given["overrides"]) - asked
     assert drawn <= set(Configure.TUNED) and "learning_rate" in drawn
     assert not {"epochs", "momentum"} & set(given["overrides"])  # adam has no momentum
     assert given["overrides"]["batch_size"] == 8

@@ -11,6 +11,7 @@ import threading
 
 HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that save and stop a training; schedulers warn with any of the last four."""
+ENDING = (signal.SIGINT, signal.SIGTERM)  # at once, the second time
 
 
 class _Lasting(io.TextIOBase):
@@ -91,9 +92,10 @@ class Signals:
 
     def _receive(self, number, frame):
         # A terminal that closes may send SIGHUP twice: that is no wish to lose the work.
-        if self._received and number in (signal.SIGINT, signal.SIGTERM):
+        if self._received and number in ENDING:
             os._exit(128 + number)
         self._received = True
         with contextlib.suppress(OSError):
             # Not print: it may have been interrupted in a print itself.
-            os.write(2, b"stopping after a few steps; once more to stop at once\n")
+            once_more = "; once more to stop at once" * (number in ENDING)
+            os.write(2, f"stopping after a few steps{once_more}\n".encode())

@@ -94,6 +94,6 @@ EXIT_CODES: dict[int, str] = {
     1: "a defect of the program",
     **{error.exit_code: error.meaning for error in (UserError, *UserError.__subclasses__())},
     130: "interrupted from the keyboard before or after the training",
-    143: "ended by SIGTERM before or after the training",
+    143: "ended by SIGTERM before or after the training (by another signal n: 128 + n)",
 }
 """Every exit code of ``main.py`` and its meaning, in the order of the codes."""

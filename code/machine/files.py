@@ -161,7 +161,7 @@ def _sync_folder(path: Path) -> None:
     except OSError as error:
         # SMB, FUSE and the shares of virtual machines have no fsync of a folder, and some folders
         # may be written but not read.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
             raise StorageError(
                 f"{path} is written, but may not have reached the disk: {error.strerror}; have "
                 "the disk checked, or name a place on another one"

@@ -24,11 +24,19 @@ from runs.record import (
 from runs.weights import MEAN_FILE, WEIGHTS_FILE
 
 LOCK_FILE = ".lock"
-# A folder with one of these is a run's, and may give way to another run.
-MARKS = (RECORD_FILE, state.STATE_FILE, state.PREVIOUS_STATE_FILE)
+# A folder with one of these or a record is a run's, and may give way to another run.
+MARKS = (state.STATE_FILE, state.PREVIOUS_STATE_FILE)
 FIRST_PICTURES = ("classes.png", "augmented_batch.png")  # written before the first state
-TRAINING_FILES = (*MARKS, WEIGHTS_FILE, MEAN_FILE, "history.csv", "curves.png", *FIRST_PICTURES)
-AS_GOOD_AS_EMPTY = (LOCK_FILE, *FIRST_PICTURES, "lost+found", ".gitkeep")
+TRAINING_FILES = (
+    *MARKS,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    MEAN_FILE,
+    "history.csv",
+    "curves.png",
+    *FIRST_PICTURES,
+)
+AS_GOOD_AS_EMPTY = (LOCK_FILE, "lost+found", ".gitkeep")
 SPACE_FOR_PICTURES = 16 << 20
 
 
@@ -105,8 +113,8 @@ class Run:
             raise RunError(
                 f"{self.folder}: expected an unfinished run of the same kind, found other values: "
                 f"{'; '.join(found)}; use the old values, --fresh, or another --save-dir. To go on "
-                "from the weights of a finished run with other values: --init-from RUN; to lower "
-                "the rate on the way: --schedule steps"
+                "from its weights with other values, finish it first, then begin another run with "
+                "--init-from; to lower the rate on the way: --schedule steps"
             )
         changed = differences(unfinished, self._record, DESCRIBE_MACHINE)
         self.machine_changes = unfinished.get("machine_changes", []) + changed
@@ -150,7 +158,13 @@ class Run:
         return None if loaded is None else (loaded[0], loaded[1]["progress"])
 
     def _has_marks(self) -> bool:
-        return any((self.folder / name).exists() for name in MARKS)
+        """If this is the folder of a run, and not one with a run.json of something else."""
+        if any((self.folder / name).exists() for name in MARKS):
+            return True
+        try:
+            return b'"model_configs"' in (self.folder / RECORD_FILE).read_bytes()
+        except OSError:
+            return False
 
     def _require_own_folder(self):
         """Refuse a folder with something else than a run in it, before anything is touched."""
@@ -158,7 +172,8 @@ class Run:
             return
         with files.storing(self.folder):
             names = sorted(path.name for path in self.folder.iterdir())
-        others = [name for name in names if name not in AS_GOOD_AS_EMPTY and name[-4:] != ".tmp"]
+        fine = (*AS_GOOD_AS_EMPTY, *FIRST_PICTURES) if LOCK_FILE in names else AS_GOOD_AS_EMPTY
+        others = [name for name in names if name not in fine and name[-4:] != ".tmp"]
         if others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             raise RunError(

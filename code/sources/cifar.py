@@ -118,7 +118,7 @@ def load(
     )
 
 
-def files_below(folder: Path, depth: int = 4) -> Iterator[Path]:
+def files_below(folder: Path, depth: int = 8) -> Iterator[Path]:
     """Yield a file, or the files in a folder and its folders; no hidden ones, no pipes."""
     # Not Path.is_file, which raises where a folder may not be read.
     if os.path.isfile(folder):

@@ -78,7 +78,9 @@ def fetch(
                     os.fsync(file.fileno())
                 os.replace(part, target)
             elif file_sha256(target) != sha256:
-                raise DataError(f"{target}: expected SHA-256 {sha256}, found another; delete it")
+                raise DataError(
+                    f"{target}: expected SHA-256 {sha256}, found another file; move it away"
+                )
     return target
 
 

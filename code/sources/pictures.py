@@ -98,7 +98,7 @@ def read_pictures(
 def _read(path: Path) -> tuple[np.ndarray, list[str]]:
     """Give one picture, and what was changed in it."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or not os.path.isfile(path):
-        raise ValueError("something else")
+        raise ValueError("no file whose name ends in .png, .jpg or .jpeg")
     changes, formats = [], ("PNG", "JPEG")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
@@ -110,7 +110,7 @@ def _read(path: Path) -> tuple[np.ndarray, list[str]]:
         with Image.open(path, formats=formats) as original:
             picture = ImageOps.exif_transpose(original)
             if original.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-                changes.append("turned upright by their EXIF orientation")
+                changes.append("turned upright by the EXIF orientation")
             depth = path.read_bytes()[24] if original.format == "PNG" else 8
     if depth == 16:
         changes.append("reduced from 16 bits a channel to 8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from machine import files
+from machine.errors import RunError
 from study import page, plots
 
 RESULTS_FILE, PAGE_FILE = "results.json", "README.md"
@@ -15,6 +17,20 @@ CAPTIONS = {
     "the report the true class is in the columns. What is damaged in the report's text follows "
     "from the sum of each column; ? does not.",
 }
+
+
+def require_own(folder: Path) -> None:
+    """Raise ``RunError`` if one of these files in ``folder`` is not of a study or comparison."""
+    found = [name for name in (RESULTS_FILE, PAGE_FILE, *CAPTIONS) if (folder / name).exists()]
+    try:
+        own = not found or "study" in json.loads((folder / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError, TypeError):
+        own = False
+    if not own:
+        raise RunError(
+            f"{folder}: expected a new folder, or one of a study or comparison, found {found[0]} "
+            "of something else; name another"
+        )
 
 
 def write_numbers(folder: Path, results: dict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import Configure
 from study import tables
-from study.write import PAGE_FILE, write_results
+from study.write import PAGE_FILE, require_own, write_results
 
 
 def compare(*, runs: list[Path], output: Path) -> None:
@@ -20,9 +20,11 @@ def compare(*, runs: list[Path], output: Path) -> None:
         output: folder to write to.
 
     Raises:
-        RunError: a run is missing, damaged or not tested, or was measured on other test images.
+        RunError: a run is missing, damaged or not tested, or was measured on other test images;
+            or ``output`` holds something else.
         StorageError: ``output`` cannot be written.
     """
+    require_own(output)
     groups: dict[str, dict[str, dict]] = {}
     for folder in runs:
         run = tables.read_run(folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
+import sys
 from pathlib import Path
 
 import DataLoader
@@ -14,7 +16,8 @@ from runs import plots
 from runs import record as records
 
 SHOWN = 20  # answers on the screen
-GALLERY = 100  # pictures in predictions.png
+GALLERY = 100  # pictures in predictions.gallery.png
+TABLE_COLUMNS = ("row", "name", "class", "probability")  # and one for each class
 
 
 def predict(
@@ -38,8 +41,9 @@ def predict(
         preset: the name that the run's folder has by default.
         save_dir: folder of the run.
         data_dir: folder of the data.
-        output: the .npy file; None for ``default_output`` where the run is one of CIFAR-10, else
-            for predictions.npy in the run's folder.
+        output: the .npy file, or a pipe or device, which takes no more than the rows; None for
+            ``default_output`` where the run is one of CIFAR-10, else for predictions.npy in the
+            run's folder.
         default_output: see there.
         mirror: address to download CIFAR-10 from.
         images: a .npy file, a picture, or a folder of pictures; None for the private test images,
@@ -61,29 +65,31 @@ def predict(
     class_names = record["class_names"]
     if output is None:
         output = default_output if record["dataset"] == "cifar10" else save_dir / "predictions.npy"
-    if output.is_dir():
-        raise UserError(f"output: expected a file to write, found the folder {output}")
+    # A pipe or a device takes the rows alone, and may be the standard output.
+    stream = not output.is_dir() and files.is_stream(output)
+    table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
+    if not stream:
+        _require_own(output, table, images)
+    say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
     source = _open_images(images, record, data_dir, mirror, layout, skip_damaged)
     processor.prepare_tensorflow()
     from Model import INFERENCE_BATCH, Model
 
     model = Model.load(save_dir, precision, test_time_flip)
-    print(f"predicting {len(source):,} images: {source.source} ({source.reason})")
+    say(f"predicting {len(source):,} images: {source.source} ({source.reason})")
     for note in source.notes:
-        print(note)
+        say(note)
     # Two batches for each of eight devices in memory, however many images there are.
     chunk, names = 16 * INFERENCE_BATCH, source.names or range(len(source))
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(source), len(class_names))}
     first, shown, row = [], [], 0
-    table = output.with_suffix(".csv")
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(files.writing(output))
-        # A pipe or a device takes the rows alone.
         text = None
-        if table != output and not files.is_stream(output):
+        if not stream:
             text = io.TextIOWrapper(stack.enter_context(files.writing(table)), newline="")
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["row", "name", "class", "probability", *class_names])
+            writer.writerow([*TABLE_COLUMNS, *class_names])
         bar = stack.enter_context(tqdm(total=len(source), unit=" images", disable=None))
         np.lib.format.write_array_header_1_0(file, header)
         for x in source.batches(chunk):
@@ -107,15 +113,29 @@ def predict(
     if pictures:
         captions = [f"{name[:18]}\n{label} {100 * p:.0f} %" for name, label, p in shown]
         title = f"{len(shown)} of {len(source):,} pictures"
-        gallery = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
-        files.write_bytes(output.with_suffix(".png"), gallery)
+        picture = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
+        files.write_bytes(gallery, picture)
     for name, label, p in shown[:SHOWN] if source.names else ():
-        print(f"{name}: {label}, {100 * p:.1f} %")
-    print(f"probabilities: {output}")
+        say(f"{name}: {label}, {100 * p:.1f} %")
+    say(f"probabilities: {output}")
     if text:
-        print(f"classes and names: {table}")
+        say(f"classes and names: {table}")
     if pictures:
-        print(f"pictures: {output.with_suffix('.png')}")
+        say(f"pictures: {gallery}")
+
+
+def _require_own(output: Path, table: Path, images: Path | None) -> None:
+    """Raise ``UserError`` if the answers would replace something else than earlier answers."""
+    if output.is_dir() or output.suffix != ".npy":
+        raise UserError(f"output: expected a file name that ends in .npy, found {output}")
+    if images is not None and output.exists() and images.exists() and output.samefile(images):
+        raise UserError(f"output: expected another file than --input, found {output}; name another")
+    if table.exists():
+        with table.open(errors="replace") as file:
+            if not file.readline().startswith(",".join(TABLE_COLUMNS)):
+                raise UserError(
+                    f"output: {table} would be replaced, which predict did not write; name another"
+                )
 
 
 def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
@@ -131,5 +151,5 @@ def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
         return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
     data = DataLoader.load_data(data_dir, dataset, mirror, record["model_configs"]["seed"])
     return DataLoader.testing_images(
-        data.x_test, f"the public test images of {dataset}, as no private ones are there"
+        data.x_test, f"the public test images of {dataset}, as no private*.npy is in {data_dir}"
     )

@@ -20,7 +20,7 @@ from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from runs.metrics import TEST_FILE
 from study import tables
-from study.write import PAGE_FILE, write_numbers, write_results
+from study.write import PAGE_FILE, require_own, write_numbers, write_results
 from verbs.test import test
 from verbs.train import train, training_data
 
@@ -98,6 +98,7 @@ def study(
         )
         for task in tasks
     ]
+    require_own(save_dir)
     for task, wanted in zip(tasks, configs, strict=True):
         _require_same_configuration(task.folder, *wanted)
     # Before any run needs them: they are downloaded once, and what is wrong is said at once.

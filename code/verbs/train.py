@@ -68,58 +68,60 @@ def train(
         data_dir, training_configs["dataset"], mirror, model_configs["seed"]
     )
     split = training_data(data, model_configs["seed"], training_configs, include_test)
-    processor.prepare_tensorflow()
-    from machine import cluster
-    from Model import Model
-    from runs.shared import SharedRun, require_same
+    # From here on: TensorFlow takes seconds to come, and a scheduler does not wait.
+    with Signals() as signals:
+        processor.prepare_tensorflow()
+        from machine import cluster
+        from Model import Model
+        from runs.shared import SharedRun, require_same
 
-    with cluster.joining(strategy) as devices:
-        record = describe_run(preset, model_configs, training_configs, data)
-        seen = include_test
-        if init_from is not None:
-            source = records.read_record(init_from)
-            record["init_from"] = source["weights_sha256"]
-            seen = seen or source.get("seen_test_images")
-        if seen:
-            record["seen_test_images"] = True
-        require_same(devices, {**record, "flags": {"fresh": fresh}})
-        record["hardware"].update(cluster.describe(devices))
-        model = Model(model_configs, num_classes=len(data.class_names), strategy=devices)
-        model.check_training_data(*split[:2], training_configs)
-        record["network"] = model.network.name
-        record["parameters"] = model.network.count_params()
-        taken = None if init_from is None else _take_weights(model, init_from)
-        chief = cluster.is_chief(devices)
-        with SharedRun(devices, save_dir, record) as run, Signals() as signals:
-            if not run.begin(fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
+        with cluster.joining(strategy) as devices:
+            record = describe_run(preset, model_configs, training_configs, data)
+            seen = include_test
+            if init_from is not None:
+                source = records.read_record(init_from)
+                record["init_from"] = source["weights_sha256"]
+                seen = seen or source.get("seen_test_images")
+            if seen:
+                record["seen_test_images"] = True
+            require_same(devices, {**record, "flags": {"fresh": fresh}})
+            record["hardware"].update(cluster.describe(devices))
+            model = Model(model_configs, num_classes=len(data.class_names), strategy=devices)
+            model.check_training_data(*split[:2], training_configs)
+            record["network"] = model.network.name
+            record["parameters"] = model.network.count_params()
+            taken = None if init_from is None else _take_weights(model, init_from)
+            chief = cluster.is_chief(devices)
+            with SharedRun(devices, save_dir, record) as run:
+                if not run.begin(fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
+                    if chief:
+                        print(f"{save_dir}: this very run is finished; nothing to do")
+                    return
+                board = TensorBoard(save_dir, record) if tensorboard else None
+                if board:
+                    cluster.in_chief(devices, board.require_own)
                 if chief:
-                    print(f"{save_dir}: this very run is finished; nothing to do")
-                return
-            board = TensorBoard(save_dir, record) if tensorboard else None
-            if board:
-                cluster.in_chief(devices, board.require_own)
-            if chief:
-                _draw_data(save_dir, model, split, record)
-                _say_what_begins(save_dir, model, split, record, taken)
+                    _draw_data(save_dir, model, split, record)
+                    _say_what_begins(save_dir, model, split, record, taken)
 
-            def on_epoch(row, history, epochs, seconds_left):
-                if chief:
-                    _write_history(save_dir, history, record)
-                    if board:
-                        board.write(history)
-                    _print_epoch(row, epochs, seconds_left)
+                def on_epoch(row, history, epochs, seconds_left):
+                    if chief:
+                        _write_history(save_dir, history, record)
+                        if board:
+                            board.write(history)
+                        _print_epoch(row, epochs, seconds_left)
 
-            progress = model.train(
-                *split[:2],
-                training_configs,
-                *split[2:],
-                run=run,
-                save_seconds=60 * save_minutes,
-                stop=lambda step: signals.received(),
-                on_epoch=on_epoch,
-            )
-            record["machine_changes"] = run.machine_changes
-            cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
+                progress = model.train(
+                    *split[:2],
+                    training_configs,
+                    *split[2:],
+                    run=run,
+                    save_seconds=60 * save_minutes,
+                    stop=lambda step: signals.received(),
+                    on_epoch=on_epoch,
+                )
+                record["machine_changes"] = run.machine_changes
+                cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
 
 
 def training_data(data, seed: int, training_configs: dict, include_test: bool = False) -> tuple:
