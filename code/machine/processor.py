@@ -61,6 +61,7 @@ def prepare_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        tf.get_logger().setLevel("ERROR")  # it warns where one process makes several networks
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -116,7 +116,7 @@ def tune(
     command += Configure.flags({**overrides, **best.user_attrs["overrides"]})
     print(
         f"best of {len(study.trials)} trials: trial {best.number}, valid accuracy "
-        f"{100 * best.value:.2f} % after {epochs} epochs; to train it in full:\n"
+        f"{100 * best.value:.2f} % after {_epochs(epochs)}; to train it in full:\n"
         f"{shlex.join(map(str, command))}"
     )
 
@@ -198,10 +198,12 @@ def _print_trial(study, trial) -> None:
     accuracies = [100 * value for value in trial.intermediate_values.values()]
     last = f"{accuracies[-1]:.2f} %" if accuracies else "diverged"
     words = " ".join(Configure.flags(trial.user_attrs.get("overrides", {})))
-    state = trial.state.name.lower()
-    print(
-        f"trial {trial.number}: {state}, {len(accuracies)} epochs, valid accuracy {last}  {words}"
-    )
+    state, epochs = trial.state.name.lower(), _epochs(len(accuracies))
+    print(f"trial {trial.number}: {state}, {epochs}, valid accuracy {last}  {words}")
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _draw_study(folder: Path, study) -> None:
