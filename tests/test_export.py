@@ -39,7 +39,8 @@ def test_a_format_says_what_predict_prob_says(format, exported, tmp_path):
     for module in EXTRAS.get(format, ()):
         pytest.importorskip(module)
     output = tmp_path / export.FORMATS[format].name
-    for _ in range(2):  # the second takes the place of the first
+    # Of the folder, a second one takes the place of the first.
+    for _ in range(2 if format == "savedmodel" else 1):
         code, out, err = exported(format, output)
         assert code == 0, err
         assert "largest difference" in out

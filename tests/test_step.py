@@ -64,7 +64,7 @@ class Run:
     def train_on(self, step, rates):
         """Steps from ``step`` on in one call; returns their mean losses and right answers."""
         order = tf.constant(epoch_order(self.seed, 0, IMAGES))
-        losses, right = self.step.run(order, step * BATCH, step, rates)
+        losses, right = self.step.run(order, step * BATCH, step, tf.constant(rates))
         return losses.numpy().tolist(), right.numpy().tolist()
 
     def state(self):
@@ -103,6 +103,14 @@ def arrays_equal(ones, others):
 
 
 # The update
+
+
+@pytest.fixture
+def eagerly():
+    """Without a graph, which takes seconds to make; the tests of repetition are of the graph."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_three_steps_are_those_of_stock_pieces_with_l2_in_the_loss(overrides, ra
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=bound, err_msg=path)
 
 
-def test_biases_before_batch_norm_stay_and_everything_else_moves():
+def test_biases_before_batch_norm_stay_and_everything_else_moves(eagerly):
     run = Run(PLAIN)
     start = run.network.get_weights()
     run.train(0)
@@ -162,13 +170,13 @@ def test_biases_before_batch_norm_stay_and_everything_else_moves():
     assert stayed == {v.path for v in run.network.trainable_variables} - updated
 
 
-def test_the_loss_does_not_contain_l2():
+def test_the_loss_does_not_contain_l2(eagerly):
     light, heavy = Run({**PLAIN, "l2": 0.0}), Run({**PLAIN, "l2": 1.0})
     assert light.train(0)[0] == pytest.approx(heavy.train(0)[0], rel=1e-5)
     assert light.train(1)[0] != pytest.approx(heavy.train(1)[0], rel=1e-3)
 
 
-def test_run_returns_the_mean_loss_and_the_number_of_right_answers():
+def test_run_returns_the_mean_loss_and_the_number_of_right_answers(eagerly):
     run = Run(PLAIN)
     for step in range(3):
         images, labels = plain_batch(step)
@@ -179,7 +187,7 @@ def test_run_returns_the_mean_loss_and_the_number_of_right_answers():
         assert run.train(step, rate=0.0) == (pytest.approx(losses.mean(), rel=1e-5), right)
 
 
-def test_the_average_follows_its_closed_form():
+def test_the_average_follows_its_closed_form(eagerly):
     run = Run({**PLAIN, "ema_decay": 0.2})
     expected = [weights.astype(np.float64) for weights in run.network.get_weights()]
     for step, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
@@ -197,7 +205,7 @@ def test_the_decay_of_the_average_is_warmed_up_so_that_a_short_run_forgets_its_s
     assert float(ema_decay(0.9999, 10**6)) == pytest.approx(0.9999, rel=1e-6)
 
 
-def test_the_average_does_not_disturb_the_training():
+def test_the_average_does_not_disturb_the_training(eagerly):
     plain, averaged = Run(PLAIN), Run({**PLAIN, "ema_decay": 0.9})
     for step in range(2):
         plain.train(step)
@@ -280,26 +288,26 @@ def test_steps_in_one_call_are_those_of_single_calls_in_their_order(pair):
     assert all(arrays_equal(single.state(), joint.state()))
 
 
-def test_dropout_differs_from_step_to_step():
+def test_dropout_differs_from_step_to_step(eagerly):
     run = Run(PLAIN, dropout=(0.3, 0.0))
     order = tf.constant(epoch_order(5, 0, IMAGES))
 
     def loss(step):
         """Of the same images and weights at another step."""
-        return float(run.step.run(order, 0, step, [0.0])[0][0])
+        return float(run.step.run(order, 0, step, tf.constant([0.0]))[0][0])
 
     assert loss(0) == loss(0)
     assert len({loss(step) for step in range(4)}) > 1
 
 
 def test_xla_computes_the_same():
-    plain, compiled = (Run(RANDOM, xla=xla) for xla in (False, True))
+    plain, compiled = (Run({**PLAIN, "ema_decay": 0.9}, xla=xla) for xla in (False, True))
     for step in range(3):
         np.testing.assert_allclose(compiled.train(step), plain.train(step), rtol=1e-4)
     for one, other in zip(compiled.state(), plain.state(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
-def test_other_seeds_give_other_runs():
+def test_other_seeds_give_other_runs(eagerly):
     one, other = Run(PLAIN, seed=5), Run(PLAIN, seed=6)
     assert one.train(0)[0] != other.train(0)[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from study_child import write_run
 from tiny import images, wait_for
 
@@ -210,16 +211,24 @@ def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data):
 
 
 def test_the_command_line_trains_and_tests_a_study(tmp_path):
-    values = {**TINY, "valid_size": 9900}
+    x, y = images(24)
+    for number, (image, label) in enumerate(zip(x, y % 2, strict=True)):
+        path = tmp_path / "data" / "ab"[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    values = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
     command = [sys.executable, CODE / "main.py", "study", "leak", "--jobs=2", *flags]
     process = subprocess.run(
-        [*command, f"--save-dir={tmp_path}"], capture_output=True, text=True, timeout=500
+        [*command, f"--save-dir={tmp_path / 'study'}", f"--data-dir={tmp_path / 'data'}"],
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert (process.returncode, process.stderr) == (0, "")
-    found = results(tmp_path)
+    found = results(tmp_path / "study")
     assert found["finished"] == 2 and found["rows"][1]["leak"]
-    assert np.sum(found["rows"][0]["confusion_matrix"]) == 2000
+    assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
 
 
 @pytest.mark.parametrize("name", Configure.STUDIES)
