@@ -131,8 +131,7 @@ class TestingImages:
 
     Attributes:
         source: name of the file or folder.
-        layout: "planar", "interleaved", "nhwc", "nchw" or "pictures".
-        reason: one line on how the layout was decided.
+        reason: one line: the layout of an array, or "pictures", and how that was decided.
         count: number of images.
         read: gives images start..stop as uint8 ``[stop - start, 32, 32, 3]``; raises DataError.
         names: file names of pictures; None for an array.
@@ -140,7 +139,6 @@ class TestingImages:
     """
 
     source: str
-    layout: str
     reason: str
     count: int
     read: Callable[[int, int], np.ndarray] = dataclasses.field(repr=False)
@@ -163,7 +161,7 @@ class TestingImages:
 
 def testing_images(x: np.ndarray, source: str) -> TestingImages:
     """Present images uint8 ``[N, 32, 32, 3]`` in memory as those of a file."""
-    return TestingImages(source, "nhwc", "nhwc: from memory", len(x), lambda i, j: x[i:j])
+    return TestingImages(source, "nhwc: from memory", len(x), lambda i, j: x[i:j])
 
 
 def load_testing_images(
@@ -194,10 +192,8 @@ def load_testing_images(
         raise DataError(f"{path}: expected no --layout for pictures, found {layout}; leave it out")
     files = pictures.list_pictures(path) if path.is_dir() else [path]
     x, names, notes = pictures.read_pictures(files, skip_damaged)
-    images = testing_images(x, path.name)
-    return dataclasses.replace(
-        images, layout="pictures", reason="pictures: read by Pillow", names=names, notes=notes
-    )
+    reason = "pictures: read by Pillow"
+    return TestingImages(path.name, reason, len(x), lambda i, j: x[i:j], names, notes)
 
 
 def find_private_images(data_dir: str | Path) -> Path | None:

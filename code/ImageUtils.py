@@ -74,10 +74,6 @@ def draw(seed: tf.Tensor, batch_size: int, shape: tuple[int, int, int], configs:
         size, key = [batch_size, *more], stream_seed(seed, stream)
         return tf.random.stateless_normal(size, key, 0.0, deviation, alg="philox")
 
-    def centres():
-        where = uniform("cutout", 0.0, 1.0, 2) * tf.constant([height, width], tf.float32)
-        return tf.cast(where, tf.int32)
-
     return Draws(
         flipped=uniform("flip", 0.0, 1.0) < 0.5 if configs["flip"] else None,
         rows=uniform("crop_row", 0, 2 * pad + 1, dtype=tf.int32) if pad else None,
@@ -87,7 +83,9 @@ def draw(seed: tf.Tensor, batch_size: int, shape: tuple[int, int, int], configs:
         colours=uniform("colour", -colour, colour, 3) if colour else None,
         components=normal("pca", configs["pca_jitter"], 3) if configs["pca_jitter"] else None,
         noise=normal("noise", configs["pixel_noise"], *shape) if configs["pixel_noise"] else None,
-        centres=centres() if configs["cutout"] else None,
+        centres=tf.cast(uniform("cutout", 0.0, 1.0, 2) * (height, width), tf.int32)
+        if configs["cutout"]
+        else None,
         weights=_beta(seed, configs["mixup_alpha"], batch_size) if configs["mixup_alpha"] else None,
     )
 

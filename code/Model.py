@@ -48,8 +48,8 @@ class Model:
         input_shape: height, width, channels.
         num_classes: >= 2.
         strategy: of ``machine.cluster.make_strategy``, for training; the default one for None.
-        inference_precision: of ``evaluate`` and ``predict_prob``. In float32, whatever the
-            training used, every machine gives the same classes but for rare ties.
+        inference_precision: "float32" or "bfloat16", of ``evaluate`` and ``predict_prob``. In
+            float32 every machine gives the same classes, but for rare ties.
 
     Attributes:
         network: ``keras.Model`` from normalized images to logits.
@@ -72,7 +72,7 @@ class Model:
         self.precision, self.precision_reason = processor.choose_precision(
             self.configs["precision"]
         )
-        self._inference_precision, _ = processor.choose_precision(inference_precision)
+        self._inference_precision = inference_precision
         self._input_shape, self._num_classes = input_shape, num_classes
         self._strategy = strategy or tf.distribute.get_strategy()
         with self._strategy.scope():
@@ -278,14 +278,22 @@ class Model:
     def _make_inference(self, device: str) -> _Inference:
         with tf.device(device):
             network = self._build(self._inference_precision, folded=True)
-        probabilities = tf.function(
-            lambda images, mean: self._infer(network, images, mean),
+
+        @tf.function(
             autograph=False,
             input_signature=[
                 tf.TensorSpec([None, *self._input_shape], tf.uint8),
                 tf.TensorSpec(self._input_shape, tf.float32),
             ],
         )
+        def probabilities(images, mean):
+            images = ImageUtils.normalize(images, mean)
+            found = tf.nn.softmax(network(images, training=False))
+            if self.configs["test_time_flip"]:
+                mirrored = tf.nn.softmax(network(images[:, :, ::-1], training=False))
+                found = (found + mirrored) / 2
+            return found
+
         return _Inference(device, network, probabilities)
 
     def _build(self, precision: str | None = None, folded: bool = False) -> keras.Model:
@@ -299,14 +307,6 @@ class Model:
             self.configs["seed"],
             folded,
         )
-
-    def _infer(self, network, images, mean):
-        images = ImageUtils.normalize(images, mean)
-        probabilities = tf.nn.softmax(network(images, training=False))
-        if self.configs["test_time_flip"]:
-            mirrored = tf.nn.softmax(network(images[:, :, ::-1], training=False))
-            probabilities = (probabilities + mirrored) / 2
-        return probabilities
 
     def _check(self, x, y=None):
         shape = (len(x), *self._input_shape)

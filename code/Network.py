@@ -80,13 +80,13 @@ def check_architecture(input_shape, depth, num_classes, width, dropout) -> None:
         raise ValueError(f"dropout: expected two shares in [0, 1), found {tuple(dropout)}")
 
 
-def count_parameters(depth: int, width: int, num_classes: int, channels: int = 3) -> int:
+def count_parameters(depth: int, width: int, num_classes: int) -> int:
     """Parameters of ``resnet_v1`` (with those that are not trained), without building it."""
 
     def convolution(size, before, filters):
         return (size * size * before + 1) * filters
 
-    total, before = convolution(3, channels, width) + 4 * width, width
+    total, before = convolution(3, 3, width) + 4 * width, width
     for stack in range(STACKS):
         filters = width * 2**stack
         for _ in range((depth - 2) // 6):

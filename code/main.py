@@ -9,7 +9,6 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import Configure
 from machine.console import lasting_streams
@@ -18,6 +17,7 @@ from machine.errors import EXIT_CODES, StorageError
 CODE = Path(__file__).resolve().parent
 SAVED_MODELS = CODE / "saved_models"
 INTERRUPTED = 130
+OVERRIDES = "overrides"  # the argument of a verb, and what its flags begin with until then
 RUN_FOLDER = "folder of the run (default: code/saved_models/PRESET)"
 
 
@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     with lasting_streams():
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
+        if OVERRIDES in values:
+            given = [key for key in values if key.startswith(f"{OVERRIDES}.")]
+            values[OVERRIDES] = {key.split(".")[1]: values.pop(key) for key in given}
         if "save_dir" in values:
             own = {"study": f"study-{values.get('name')}", "tune": f"{values.get('preset')}-tune"}
             folder = values["save_dir"] or SAVED_MODELS / own.get(verb, values.get("preset"))
@@ -79,7 +82,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, ValueError):
         return line, 2
     if isinstance(error, ModuleNotFoundError):
-        return f"{line}; install it with pip install -r requirements.txt", 1
+        return f"{line}; install it with pip install -r requirements.txt", 2
     if isinstance(error, OSError):
         return line, StorageError.exit_code
     return f"unexpected {type(error).__name__}: {line}; --debug shows where", 1
@@ -229,7 +232,9 @@ def _add_data(parser, text: str):
     group = parser.add_argument_group("data")
     text, folder = "folder of the data (default: code/data)", CODE / "data"
     group.add_argument("--data-dir", type=Path, default=folder, metavar="DIR", help=text)
-    group.add_argument("--mirror", metavar="URL", help="address to download CIFAR-10 from")
+    group.add_argument(
+        "--mirror", metavar="URL", help="address to download CIFAR-10 or CIFAR-100 from"
+    )
     return group
 
 
@@ -262,32 +267,17 @@ def _add_all_keys(parser, data) -> dict:
 
 def _add_keys(group, *names: str) -> None:
     """Keys of the configuration as flags, --flip and --no-flip for a boolean."""
-    group.set_defaults(overrides={})
+    group.set_defaults(**{OVERRIDES: {}})
     for name in names:
         key = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name]
-        kind, flags = type(key.default), [f"--{name.replace('_', '-')}"]
+        kind, flag = type(key.default), f"--{name.replace('_', '-')}"
         text = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
-        options: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        options = {"type": kind, "metavar": kind.__name__.upper()}
         if kind is bool:
-            flags.append(flags[0].replace("--", "--no-"))
-            options = {"nargs": 0, "negative": flags[1]}
+            options = {"action": argparse.BooleanOptionalAction}
             text = f"{key.meaning} [default {'on' if key.default else 'off'}]"
-        group.add_argument(
-            *flags, dest=name, action=_Override, help=text.replace("%", "%%"), **options
-        )
-
-
-class _Override(argparse.Action):
-    """Puts a key of the configuration into ``overrides``."""
-
-    def __init__(self, option_strings, dest, negative=None, **options):
-        self._negative = negative
-        super().__init__(option_strings, dest, **options)
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if self.nargs == 0:
-            value = option_string != self._negative
-        namespace.overrides = {**namespace.overrides, self.dest: value}
+        text = text.replace("%", "%%")
+        group.add_argument(flag, dest=f"{OVERRIDES}.{name}", help=text, **options)
 
 
 def _minutes(text: str) -> float:

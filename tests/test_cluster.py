@@ -263,31 +263,31 @@ def test_what_cannot_be_is_refused(environment, name):
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "the task"),
         (
             '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
-            "the address 'a'",
+            "found 'a'",
         ),
         (
             '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
-            "the address 'a'",
+            "found 'a'",
         ),
         (
             '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}',
-            "the address 1",
+            "found 1, which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
-            "the address 'a:1', which is no host:port or stands twice",
+            "found 'a:1', which is not host:port, or appears twice",
         ),
         (
             '{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}',
-            "the address 'a:65536', which is no host:port",
+            "found 'a:65536', which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}',
-            "the address 'a:0', which is no host:port",
+            "found 'a:0', which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["http://a:1"]}, "task": {"type": "worker", "index": 0}}',
-            "the address 'http://a:1', which is no host:port",
+            "found 'http://a:1', which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0.7}}',

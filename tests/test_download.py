@@ -86,12 +86,19 @@ def test_a_mirror_ending_in_a_slash_is_a_folder(server, tmp_path):
     assert fetch(tmp_path, server.url.rpartition("/")[0] + "/").read_bytes() == CONTENT
 
 
-def test_without_a_terminal_one_line_has_the_minutes_and_a_way_around(server, tmp_path, capsys):
+def test_the_official_server_is_slow_and_the_way_around_is_said(
+    server, tmp_path, capsys, monkeypatch
+):
     part_of(tmp_path).write_bytes(CONTENT[:1000])
-    download.fetch(tmp_path, NAME, len(CONTENT), SHA256, server.url)
-    (line,) = capsys.readouterr().err.splitlines()
-    for said in (server.url, str(tmp_path), "minutes", "--mirror"):
-        assert said in line
+    folder = server.url.rpartition("/")[0] + "/"
+    monkeypatch.setattr(download, "OFFICIAL", folder)
+    fetch(tmp_path, None)
+    begins, slow = capsys.readouterr().err.splitlines()
+    assert folder in begins and str(tmp_path) in begins
+    assert "minutes" in slow and "--mirror" in slow
+    (tmp_path / NAME).unlink()
+    fetch(tmp_path, folder)
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_404_names_address_and_code_and_is_not_tried_again(server, tmp_path):

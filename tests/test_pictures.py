@@ -43,7 +43,7 @@ def read(tmp_path, content, name="picture.png"):
     """The one picture of a file, and what is said of it."""
     (tmp_path / name).write_bytes(content)
     images = DataLoader.load_testing_images(tmp_path / name)
-    assert (images.layout, images.names, len(images)) == ("pictures", [name], 1)
+    assert (images.names, len(images)) == ([name], 1)
     (batch,) = images.batches(5)
     assert batch.dtype == np.uint8 and batch.shape == (1, 32, 32, 3)
     return batch[0], " ".join(images.notes)

@@ -1,4 +1,4 @@
-"""Hardware.py: bfloat16 only where it is seen to be native."""
+"""machine/processor.py: bfloat16 only where it is seen to be native."""
 
 import pytest
 

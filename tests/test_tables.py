@@ -182,6 +182,15 @@ def test_compare_groups_runs_that_differ_in_their_seed(tmp_path):
     assert (tmp_path / "out" / "README.md").read_text().startswith("# Study: compare")
 
 
+@pytest.mark.parametrize(("changes", "rows"), [({}, [2]), ({"mixup_alpha": 0.3}, [1, 1])])
+def test_compare_tells_runs_of_one_name_apart(tmp_path, changes, rows):
+    runs = [save(tmp_path / "a" / "run", 150, 0), save(tmp_path / "b" / "run", 160, 1, **changes)]
+    compare(runs=runs, output=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [len(row["runs"]) for row in found["rows"]] == rows
+    assert found["finished"] == found["expected"] == 2
+
+
 @pytest.mark.parametrize("results", [None, "[]", '{"mine": 1}'])
 def test_compare_does_not_write_among_files_of_something_else(tmp_path, results):
     (tmp_path / "README.md").write_text("mine")

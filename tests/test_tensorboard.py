@@ -33,7 +33,7 @@ HISTORY = [row(epoch) for epoch in range(1, 5)]
 def folder(tmp_path):
     picture = io.BytesIO()
     Image.new("RGB", (8, 6), "red").save(picture, "png")
-    for name in tensorboard.PICTURES:
+    for name in tensorboard.FIRST_PICTURES:
         (tmp_path / name).write_bytes(picture.getvalue())
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_each_epoch_is_there_once_after_a_resume(folder):
     board.write(HISTORY)
     steps = read(folder)
     assert steps.pop("configuration") == [0]
-    assert {steps.pop(name.removesuffix(".png"))[0] for name in tensorboard.PICTURES} == {0}
+    assert {steps.pop(name.removesuffix(".png"))[0] for name in tensorboard.FIRST_PICTURES} == {0}
     assert set(steps) == set(row(1)) - {"epoch", "train_accuracy"}
     assert all(found == [1, 2, 3, 4] for found in steps.values())
 

@@ -210,11 +210,9 @@ def _connect(cluster) -> tf.distribute.Strategy:
     _require_free_port(own)
     _limit_registration(workers)
     others = [address for job in workers.as_dict().values() for address in job if address != own]
-    print(
-        f"waiting for {', '.join(others) or 'no other worker'}, at most {START_MINUTES} minutes",
-        file=sys.stderr,
-        flush=True,
-    )
+    if others:
+        line = f"waiting for {', '.join(others)}, at most {START_MINUTES} minutes"
+        print(line, file=sys.stderr, flush=True)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -268,7 +266,7 @@ def _check_tf_config(text: str) -> None:
         for address in addresses:
             port = re.fullmatch(r"[^\s/]+:(\d+)", str(address))
             if not port or not 0 < int(port[1]) <= 65535 or addresses.count(address) > 1:
-                raise ValueError(f"the address {address!r}, which is no host:port or stands twice")
+                raise ValueError(f"{address!r}, which is not host:port, or appears twice")
         if not 0 <= int(str(task["index"])) < len(jobs[task["type"]]):
             raise ValueError(f"the task {task} that is not in the cluster")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

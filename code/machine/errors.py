@@ -50,7 +50,7 @@ class StorageError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss that became infinite or NaN."""
+    """A loss, weight or probability that became infinite or NaN."""
 
     exit_code = 7
 
@@ -88,7 +88,7 @@ EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "a defect of the program",
     **{error.exit_code: _meaning(error) for error in (UserError, *UserError.__subclasses__())},
-    130: "interrupted from the keyboard before or after the training",
-    143: "ended by SIGTERM before or after the training (by another signal n: 128 + n)",
+    130: "interrupted from the keyboard before or after the training, or twice during it",
+    143: "ended by SIGTERM before or after the training, or twice during it (by signal n: 128 + n)",
 }
 """Every exit code of ``main.py`` and its meaning, in the order of the codes."""

@@ -214,7 +214,7 @@ class Run:
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: the run in it cannot be moved to {aside.name}: {error.strerror}; "
-                "a mount point, or a folder in one that you may not write, stays where it is: name "
+                "a mount point cannot be moved, nor a folder whose parent you may not write: name "
                 f"another folder with --save-dir, as {self.folder / '2'}"
             ) from error
         self._lock.close()

@@ -69,8 +69,6 @@ def curves_png(history: list[dict], title: str) -> bytes:
 @plain_matplotlib()
 def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     """Draw the confusion matrix of ``metrics.measure`` and a "dataset", with all counts."""
-    from matplotlib.colors import PowerNorm
-
     matrix = np.asarray(metrics["confusion_matrix"])
     accuracy = f"top-1 accuracy {100 * metrics['accuracy']:.2f} %"
     side = 2.5 + 0.6 * len(matrix)
@@ -78,17 +76,26 @@ def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
         side + 0.8, side, f"{metrics['dataset']}: {metrics['n']:,} images, {accuracy}"
     )
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
-    # On a linear scale ten errors in a thousand images would be as white as none.
-    norm = PowerNorm(0.3, vmin=0, vmax=max(1, matrix.max()))
-    image = axes.imshow(matrix, cmap="Blues", norm=norm)
-    cells = range(len(matrix))
-    axes.set_xticks(cells, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(cells, class_names)
-    for (row, column), count in np.ndenumerate(matrix):
-        color = "white" if norm(count) > 0.65 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=color)
+    image = draw_matrix(axes, matrix, matrix, class_names)
     figure.colorbar(image, ax=axes, shrink=0.8, label="images")
     return to_png(figure)
+
+
+def draw_matrix(axes, matrix: Array, shades: Array, class_names: Names, size: float | None = None):
+    """Draw a matrix ``[K, K]``, "?" for NaN, on ``shades`` of blue; give matplotlib's image."""
+    from matplotlib.colors import PowerNorm
+
+    # On a linear scale ten errors in a thousand images would be as white as none.
+    norm = PowerNorm(0.3, vmin=0, vmax=max(1, shades.max()))
+    image = axes.imshow(shades, cmap="Blues", norm=norm)
+    places, turned = range(len(matrix)), {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, class_names, fontsize=size, **turned)
+    axes.set_yticks(places, class_names, fontsize=size)
+    for (row, column), count in np.ndenumerate(matrix):
+        text = "?" if math.isnan(count) else f"{count:.0f}"
+        color = "white" if norm(shades[row, column]) > 0.65 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    return image
 
 
 def mistakes_png(

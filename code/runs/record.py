@@ -85,7 +85,7 @@ def read_record(path: Path) -> dict:
             "or name the folder of another run"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: damaged: {' '.join(str(error).split())}") from error
+        raise RunError(f"{file}: damaged: {error}") from error
     for name, key in KEYS.items():
         if not isinstance(record, dict) or not _fits(record.get(name), key.kind):
             raise RunError(f"{file}: damaged: no {name}", key=name)

@@ -9,11 +9,11 @@ from pathlib import Path
 from machine import files
 from machine.errors import RunError
 from runs import record as records
+from runs.folder import FIRST_PICTURES
 from runs.metrics import HISTORY_COLUMNS
 
 FOLDER = "tensorboard"
 OWNER_FILE = "run.json"  # whose events are in the folder
-PICTURES = ("classes.png", "augmented_batch.png")
 
 
 class TensorBoard:
@@ -79,6 +79,6 @@ class TensorBoard:
         self._writer = tf.summary.create_file_writer(str(self._folder))
         with self._writer.as_default(step=0):
             tf.summary.text("configuration", f"```\n{text}\n```")
-            for name in PICTURES:
+            for name in FIRST_PICTURES:
                 picture = tf.io.decode_png((self._pictures / name).read_bytes(), channels=3)
                 tf.summary.image(Path(name).stem, picture[None])

@@ -18,9 +18,9 @@ _BYTES_BESIDE_WEIGHTS = 4 << 20  # names and tables
 
 def weights_digest(network, mean: np.ndarray) -> str:
     """SHA-256 over the mean image and every weight of the network, in order: 64 hex digits."""
-    sha256 = hashlib.sha256(np.ascontiguousarray(mean).tobytes())
+    sha256 = hashlib.sha256(mean.tobytes())
     for array in network.get_weights():
-        sha256.update(np.ascontiguousarray(array).tobytes())
+        sha256.update(array.tobytes())
     return sha256.hexdigest()
 
 

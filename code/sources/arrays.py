@@ -27,7 +27,7 @@ _ROUGHNESS_FACTOR = 1.25
 
 def open_images(
     path: Path, layout: str = "auto"
-) -> tuple[str, str, int, Callable[[int, int], np.ndarray]]:
+) -> tuple[str, int, Callable[[int, int], np.ndarray]]:
     """Open an array of images; only a first sample is read here.
 
     Args:
@@ -36,7 +36,7 @@ def open_images(
         layout: one of ``Configure.LAYOUTS``; "auto" tells rows by smoothness, four axes by shape.
 
     Returns:
-        The layout, one line on how it was decided, N, and a function that gives the images
+        One line with the layout and how it was decided, N, and a function that gives the images
         start..stop as uint8 ``[stop - start, 32, 32, 3]`` and may raise a DataError.
 
     Raises:
@@ -65,7 +65,7 @@ def open_images(
     def read(start: int, stop: int) -> np.ndarray:
         return to_nhwc(_to_uint8(path, array[start:stop], start), layout)
 
-    return layout, reason, len(array), read
+    return reason, len(array), read
 
 
 def load_labels(path: str | Path, count: int, num_classes: int) -> np.ndarray:

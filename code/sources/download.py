@@ -55,19 +55,20 @@ def fetch(
     target, part = folder / name, folder / f"{name}.part"
     with storing(target):
         folder.mkdir(parents=True, exist_ok=True)
-        # Two downloads into one file would spoil it. The system lets go when the owner ends.
+        # Two downloads into one file would spoil it. The lock ends with its owner.
         with contextlib.ExitStack() as held:
             lock = folder / f".{name}.lock"
             if held.enter_context(locked(lock)) is None:
                 _say(f"Waiting for another process that downloads {target}")
                 held.enter_context(locked(lock, wait=True))
             if not target.exists():
-                minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
-                _say(
-                    f"Downloading {url} to {target}. The official server sends about 50 kB/s, "
-                    f"{minutes:.0f} minutes for this; a download that breaks can go on. Faster: "
-                    f"--mirror, or bring {name} from elsewhere into {folder}."
-                )
+                _say(f"Downloading {url} to {target}. A download that breaks can go on.")
+                if not mirror:
+                    minutes = (size - _bytes_in(part)) / OFFICIAL_RATE / 60
+                    _say(
+                        f"The official server sends about 50 kB/s, {minutes:.0f} minutes for this. "
+                        f"Faster: --mirror, or bring {name} from elsewhere into {folder}."
+                    )
                 _transfer_all(url, part, size, timeout)
                 if (found := file_sha256(part)) != sha256:
                     part.unlink()
@@ -139,7 +140,9 @@ def _network(url: str):
             if error.code >= 500:
                 raise _BrokenTransferError(f"HTTP {error.code}") from error
             found = f"HTTP {error.code} {error.reason}"
-            raise DownloadError(f"{url}: expected a file, found {found}; check it") from error
+            raise DownloadError(
+                f"{url}: expected a file, found {found}; check the address"
+            ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _BrokenTransferError(f"no connection ({error})") from error
 

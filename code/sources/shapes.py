@@ -3,7 +3,7 @@
 Nothing is read or fetched. Place, size, rotation, colours, background, clutter and noise vary
 independently of the class, so what tells the classes apart is the outline alone.
 
-A split is a pure function of (seed, split), drawn as a whole from one PCG64. To give the same bytes
+A split is a pure function of its number, drawn as a whole from one PCG64. To give the same bytes
 on every machine, it uses only what IEEE 754 rounds exactly (+ - * / sqrt, comparisons), directions
 from a table rounded to 16 bits, and integers once a pixel's coverage is known: no ``np.sin``,
 ``np.exp`` or ``np.sum``, whose last bits differ between processors.
@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-
-from machine.errors import UserError
 
 SIDE = 32  # pixels
 SPLIT_SIZES = (10_000, 2_000, 1_000)  # train, test, private
@@ -152,33 +150,23 @@ def draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.where(generator.random((count, 1, 1, 1)) < 0.1, 255 - canvas, canvas)
 
 
-def _split(seed: int, index: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(index: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """``count`` (a multiple of ten) pictures and labels, as many of each class, in random order."""
-    generator = np.random.Generator(np.random.PCG64([index, seed]))
+    generator = np.random.Generator(np.random.PCG64([index, 0]))
     labels = np.argsort(generator.random(count), kind="stable").astype(np.int32) % len(CLASS_NAMES)
     pieces = [draw(labels[i : i + PIECE], generator) for i in range(0, count, PIECE)]
     return np.ascontiguousarray(np.concatenate(pieces)), labels
 
 
-@functools.lru_cache(maxsize=1, typed=True)
-def load(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+@functools.cache
+def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the whole set, which takes seconds; a process draws it once.
-
-    Args:
-        seed: integer >= 0; another seed gives other pictures of the same ten classes.
 
     Returns:
         x_train uint8 [10000, 32, 32, 3] 0..255, y_train int32 [10000] 0..9, x_test [2000, ...],
         y_test [2000], and x_private [1000, ...], whose labels are thrown away. All are read-only.
-
-    Raises:
-        UserError: ``seed`` is not an integer >= 0.
     """
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"shapes: seed must be an integer >= 0, found {seed!r}; try seed=0")
-    (x_train, y_train), (x_test, y_test), (x_private, _) = (
-        _split(int(seed), index, count) for index, count in enumerate(SPLIT_SIZES)
-    )
+    (x_train, y_train), (x_test, y_test), (x_private, _) = map(_split, range(3), SPLIT_SIZES)
     arrays = x_train, y_train, x_test, y_test, x_private
     for array in arrays:
         array.setflags(write=False)

@@ -82,7 +82,8 @@ def _columns(network) -> list[list[dict]]:
             text = f"block {number}"
             if folded and number == 2:
                 text = f"2 to {len(blocks)} (× {len(blocks) - 1})"
-            column.append(_block(text, *(layers.get(f"{block}_{n}") for n in _PARTS)))
+            parts = (layers.get(f"{block}_{part}") for part in ("conv1", "conv2", "shortcut"))
+            column.append(_block(text, *parts))
         column.append(_note(_shape(layers[f"{blocks[-1]}_conv2"].output)))
         if stack > 1:
             rate = dropouts[stack - 2].rate
@@ -100,9 +101,6 @@ def _columns(network) -> list[list[dict]]:
     return columns
 
 
-_PARTS = ("conv1", "conv2", "shortcut")
-
-
 def _shape(tensor) -> str:
     return " × ".join(str(size) for size in tensor.shape[1:])
 
@@ -114,23 +112,16 @@ def _convolution(layer) -> str:
 
 
 def _arrow(axes, x, top, bottom):
-    arrow = {
-        "arrowstyle": "-|>",
-        "color": "black",
-        "lw": 1.2,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "zorder": 0,
-    }
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **LINE}
     axes.annotate("", (x, bottom), (x, top), arrowprops=arrow)
 
 
-def _draw_box(axes, x, y, text, color, width=1.0, height=0.9):
+def _draw_box(axes, x, y, text, color, height=0.9):
     from matplotlib.patches import FancyBboxPatch
 
-    corner = (x - width / 2, y - height)
+    corner = (x - 0.5, y - height)
     style = "round,pad=0,rounding_size=0.08"
-    axes.add_patch(FancyBboxPatch(corner, width, height, style, fc=color, ec="#444444", lw=0.8))
+    axes.add_patch(FancyBboxPatch(corner, 1.0, height, style, fc=color, ec="#444444", lw=0.8))
     axes.text(x, y - height / 2, text, ha="center", va="center", fontsize=8)
 
 

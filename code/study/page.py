@@ -58,7 +58,7 @@ def _accuracies(results: dict, rows: list[dict]) -> str:
             NONE if row["reported"] is None else f"{row['reported']:.2f}",
             f"{100 * row['accuracy']:.2f}{deviation}",
             ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"]),
-            f"{_points(row['difference'])} to {row['against']}" if row["difference"] else NONE,
+            f"{_points(row['difference'])} against {row['against']}" if row["difference"] else NONE,
             _percent(row["train_accuracy"]),
         ]
         lines.append([*line, _percent(row["memorized"])] if memorized else line)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from runs.plots import new_figure, plain_matplotlib, to_png
-from study.report import CLASSES, FIGURES, TEST_IMAGES
+from runs.plots import draw_matrix, new_figure, plain_matplotlib, to_png
+from sources.cifar import CIFAR10
+from study.report import FIGURES, TEST_IMAGES
 
 # Okabe and Ito's palette without yellow, which is hard to see on white: told apart with every kind
 # of colour vision. Seven colours and four line styles make 28 different curves.
@@ -65,7 +64,10 @@ def matrices_png(results: dict) -> bytes | None:
         reported = np.array(figure.matrix, np.float64)
         accuracy = f"diagonal {100 * reported.trace() / TEST_IMAGES:.2f} %"
         _matrix(
-            above, reported, CLASSES, f"report, figure {figure.number}, {figure.row}: {accuracy}"
+            above,
+            reported,
+            CIFAR10.class_names,
+            f"report, figure {figure.number}, {figure.row}: {accuracy}",
         )
         ours = np.array(row["confusion_matrix"], np.float64).T
         seeds = f"{len(row['runs'])} seed{'s' * (len(row['runs']) > 1)}"
@@ -77,23 +79,11 @@ def matrices_png(results: dict) -> bytes | None:
 
 
 def _matrix(axes, matrix, class_names, title):
-    from matplotlib.colors import PowerNorm
-
-    # Each column as a share of its class; the power lets ten errors in a thousand be seen.
+    # Each column as a share of its class.
     shares = np.nan_to_num(matrix / np.maximum(1, np.nansum(matrix, axis=0)))
-    norm = PowerNorm(0.3, vmin=0, vmax=1)
-    axes.imshow(shares, cmap="Blues", norm=norm)
+    draw_matrix(axes, matrix, shares, class_names, 8)
     axes.set(xlabel="true class", ylabel="predicted class")
     axes.set_title(title, fontsize=10, parse_math=False)
-    places = range(len(matrix))
-    axes.set_xticks(
-        places, class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8
-    )
-    axes.set_yticks(places, class_names, fontsize=8)
-    for (row, column), count in np.ndenumerate(matrix):
-        text = "?" if math.isnan(count) else f"{count:.0f}"
-        color = "white" if norm(shares[row, column]) > 0.65 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
 
 
 def _title(results: dict) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TEST_IMAGES = 10_000
 
 

@@ -56,7 +56,7 @@ def read_run(folder: Path) -> dict:
             for column in CURVES
         }
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder}: damaged: {' '.join(str(error).split())}") from error
+        raise RunError(f"{folder}: damaged: {error}") from error
     return run
 
 
@@ -103,9 +103,9 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
 def _row(row: Row, runs: list[dict]) -> dict:
     """All that the table says of one configuration."""
     listed = sorted((_run(run) for run in runs), key=lambda run: run["seed"])
+    said = ("name", "text", "reported", "against", "leak", "question", "claim")
     result = {
-        **{key: getattr(row, key) for key in ("name", "text", "reported", "against", "leak")},
-        **{key: getattr(row, key) for key in ("question", "claim")},
+        **{key: getattr(row, key) for key in said},
         "runs": listed,
         "difference": None,
     }

@@ -10,8 +10,6 @@ from ImageUtils import Draws, augment, draw, normalize, stream_seed
 from training.layers import assign, dropout_stream, l2_kernels, updated_variables
 from training.optimizers import Optimizer
 
-ALIGNMENT = 64  # bytes; TensorFlow's kernels crash on memory that is aligned to less
-
 
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     """Return the order of the images in one epoch (counted from 0), int32 ``[images]``."""
@@ -78,16 +76,13 @@ class TrainStep:
         labels: int32 ``[N]``.
         mean: float32 ``[H, W, C]``.
         seed: 0..2^31 - 1.
-        configs: the complete ``training_configs``.
+        configs: the complete ``training_configs``; see ``check_batch_size``.
         strategy: of ``machine.cluster.make_strategy``; the default one for None.
         xla: compile forward, backward and update with XLA; for a single replica. It is for GPUs:
             on a CPU it is slower than oneDNN's kernels. Dropout then draws other numbers.
 
     Attributes:
         variables: by name, all that a step changes.
-
-    Raises:
-        ValueError: a ``batch_size`` that is no multiple of the number of replicas.
     """
 
     def __init__(
@@ -106,7 +101,6 @@ class TrainStep:
         self._seed, self._configs = seed, configs
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
-        check_batch_size(configs["batch_size"], self._replicas)
         self._trained = [variable.value for variable in updated_variables(network)]
         self._decayed = {id(kernel.value) for kernel in l2_kernels(network)}
         with self._strategy.scope():
@@ -171,12 +165,12 @@ class TrainStep:
     def _to_devices(self, array):
         """A copy on each device of this process: no image goes there in a step."""
         if self._replicas == 1:
-            return _to_device(array)
+            return tf.constant(array)
         devices = self._strategy.extended.worker_devices
 
         def copy(context):
             with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return _to_device(array)
+                return tf.constant(array)
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 
@@ -249,18 +243,6 @@ class TrainStep:
         for shadow, variable in zip(self._average.weights, self._network.weights, strict=True):
             before = tf.convert_to_tensor(shadow)
             assign(shadow, before - share * (before - tf.convert_to_tensor(variable)))
-
-
-def _to_device(array: np.ndarray) -> tf.Tensor:
-    """A copy of the array on the current device.
-
-    For a moment ``tf.constant`` needs a second one, as large as the whole data set.
-    """
-    aligned = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    first = -aligned.ctypes.data % ALIGNMENT
-    copy = aligned[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return tf.identity(tf.experimental.dlpack.from_dlpack(copy.__dlpack__()))
 
 
 def check_batch_size(batch_size: int, replicas: int) -> None:

@@ -25,10 +25,12 @@ def compare(*, runs: list[Path], output: Path) -> None:
         StorageError: ``output`` cannot be written.
     """
     require_own(output)
+    runs = [folder.resolve() for folder in runs]
+    alike = len({folder.name for folder in runs}) < len(set(runs))
     groups: dict[str, dict[str, dict]] = {}
     for folder in runs:
-        run = tables.read_run(folder)
-        groups.setdefault(json.dumps(_configuration(run), sort_keys=True), {})[folder.name] = run
+        run, name = tables.read_run(folder), str(folder) if alike else folder.name
+        groups.setdefault(json.dumps(_configuration(run), sort_keys=True), {})[name] = run
     configurations = [json.loads(key) for key in groups]
     differing = [
         key
@@ -47,7 +49,7 @@ def compare(*, runs: list[Path], output: Path) -> None:
         rows.append(row)
         found[row.name] = list(members.values())
     study = Configure.Study("Finished runs beside each other.", tuple(rows), epochs=0)
-    results = tables.tabulate("compare", study, found, len(runs))
+    results = tables.tabulate("compare", study, found, len(set(runs)))
     write_results(output, results)
     for row in results["rows"]:
         seeds = ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"])

@@ -44,7 +44,7 @@ def export(*, preset: str, save_dir: Path, format: str, output: Path | None = No
     from Model import Model
     from sources import shapes
 
-    # What the network says of them matters not, only that both say the same.
+    # The answers do not matter, only that both programs give the same ones.
     images = shapes.draw(np.arange(IMAGES) % 10, np.random.default_rng(0))
 
     model = Model.load(save_dir, test_time_flip=False)

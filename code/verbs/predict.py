@@ -45,7 +45,7 @@ def predict(
             ``default_output`` where the run is one of CIFAR-10, else for predictions.npy in the
             run's folder.
         default_output: see there.
-        mirror: address to download CIFAR-10 from.
+        mirror: address to download CIFAR-10 or CIFAR-100 from.
         images: a .npy file, a picture, or a folder of pictures; None for the private test images,
             or the public ones where there are no private ones.
         layout: of a .npy file, see ``DataLoader.load_testing_images``.

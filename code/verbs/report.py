@@ -131,7 +131,7 @@ def _study_page(folder: Path) -> tuple[str, str]:
 def _summary(record: dict, metrics: dict | None) -> str:
     epochs = record["training_configs"]["epochs"]
     line = (
-        f"{record['parameters']:,} parameters, trained for {epochs} epochs in "
+        f"{record['parameters']:,} parameters, trained for {epochs} epoch{'s' * (epochs != 1)} in "
         f"{record['minutes']:.1f} minutes, preset {record['preset']}."
     )
     if not metrics:

@@ -50,7 +50,7 @@ def study(
     seeds: int | None = None,
     jobs: int = 1,
     only: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     command: Sequence[str] = (sys.executable, str(MAIN)),
 ) -> None:
     """Train and test every run of a study that is not finished, and write what all of them say.
@@ -62,12 +62,12 @@ def study(
         name: key of ``Configure.STUDIES``.
         save_dir: folder of the study; each run has a folder in it, and its output beside that.
         data_dir: folder of the data.
-        mirror: address to download CIFAR-10 from.
+        mirror: address to download CIFAR-10 or CIFAR-100 from.
         overrides: values by key of ``Configure``, for all runs.
         seeds: runs of each row, seeds 0, 1, ...; None for the study's own number.
         jobs: runs at a time, each on its share of this process's cores, or on a GPU.
         only: name of a row: train and test this one run, in this process.
-        seed: of that run.
+        seed: of that run; 0 for None.
         command: what ``only`` and the other arguments are given to, to start a run.
 
     Raises:
@@ -80,10 +80,11 @@ def study(
     if only is not None:
         if only not in rows:
             raise UserError(f"only: expected one of {', '.join(rows)}, found {only!r}")
-        _run(
-            grid, _Task(rows[only], seed, save_dir / f"{only}-{seed}"), data_dir, mirror, overrides
-        )
+        task = _Task(rows[only], seed or 0, save_dir / f"{only}-{seed or 0}")
+        _run(grid, task, data_dir, mirror, overrides)
         return
+    if seed is not None:
+        raise UserError("seed: expected --only with it, found none; --seeds is the number of runs")
     seeds = grid.seeds if seeds is None else seeds
     if min(seeds, jobs) < 1:
         raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
@@ -107,7 +108,7 @@ def study(
         save_dir.mkdir(parents=True, exist_ok=True)
     arguments = [*command, "study", name, f"--save-dir={save_dir}", f"--data-dir={data_dir}"]
     arguments += [f"--mirror={mirror}"] if mirror else []
-    arguments += [f"--{key.replace('_', '-')}={value}" for key, value in overrides.items()]
+    arguments += Configure.flags(overrides)
     workers = _Workers(grid, name, save_dir, tasks, arguments, configs[0][1]["epochs"])
     workers.run(jobs)
 

@@ -32,7 +32,7 @@ def test(
         preset: the name that the run's folder has by default.
         save_dir: folder of the run.
         data_dir: folder of the data.
-        mirror: address to download CIFAR-10 from.
+        mirror: address to download CIFAR-10 or CIFAR-100 from.
         dataset: refuse a run that was trained on another data set.
         images: labelled images of one's own, see ``DataLoader.load_testing_images``; the results
             are printed, and the run's own files stay as they are.

@@ -42,7 +42,7 @@ def train(
         overrides: values by key of ``Configure``, on top of the preset's.
         save_dir: folder of the run.
         data_dir: folder of the data.
-        mirror: address to download CIFAR-10 from.
+        mirror: address to download CIFAR-10 or CIFAR-100 from.
         config: a run.json whose configuration takes the place of the preset's.
         init_from: folder of a finished run to take the weights from.
         fresh: start over; a run that is there is moved aside.
@@ -68,7 +68,8 @@ def train(
         data_dir, training_configs["dataset"], mirror, model_configs["seed"]
     )
     split = training_data(data, model_configs["seed"], training_configs, include_test)
-    # From here on: TensorFlow takes seconds to come, and a scheduler does not wait.
+    # Signals are heard from here on: importing TensorFlow takes seconds, and a scheduler may warn
+    # meanwhile.
     with Signals() as signals:
         processor.prepare_tensorflow()
         from machine import cluster

@@ -22,7 +22,6 @@ DATABASE = "trials.db"
 EPOCHS = 10  # of a trial, unless --epochs
 HEARTBEAT_SECONDS = 10
 STALE_SECONDS = 60  # after so long without a heartbeat, the process of a trial is gone
-SEARCH = ("preset", "model_configs", "training_configs", "train_digest", "searched")
 
 
 def tune(
@@ -45,7 +44,7 @@ def tune(
         overrides: values by key that all trials have; they are not searched.
         save_dir: folder of the database and the pictures.
         data_dir: folder of the data.
-        mirror: address to download CIFAR-10 from.
+        mirror: address to download CIFAR-10 or CIFAR-100 from.
         trials: finished and pruned trials to end with, those that are there included.
         minutes: no new trial begins after so long.
 
@@ -185,7 +184,7 @@ def _open_study(folder: Path, search: dict):
         except (SQLAlchemyError, RuntimeError, ValueError) as error:
             line = " ".join(str(error).split())[:200]
             raise RunError(f"{path}: expected a database of trials, found {line}") from error
-    differences = records.differences(found or {}, search, SEARCH, strict=True)
+    differences = records.differences(found or {}, search, tuple(search), strict=True)
     if differences:
         raise RunError(
             f"{path}: expected trials of this search, found other values: "
