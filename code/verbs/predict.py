@@ -76,8 +76,8 @@ def predict(
     from Model import INFERENCE_BATCH, Model
 
     model = Model.load(save_dir, precision, test_time_flip)
-    images = f"{len(source):,} image{'s' * (len(source) != 1)}"
-    say(f"predicting {images}: {source.source} ({source.reason})")
+    count = f"{len(source):,} image{'s' * (len(source) != 1)}"
+    say(f"predicting {count}: {source.source} ({source.reason})")
     for note in source.notes:
         say(note)
     # Two batches for each of eight devices in memory, however many images there are.

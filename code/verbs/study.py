@@ -80,7 +80,8 @@ def study(
     if only is not None:
         if only not in rows:
             raise UserError(f"only: expected one of {', '.join(rows)}, found {only!r}")
-        task = _Task(rows[only], seed or 0, save_dir / f"{only}-{seed or 0}")
+        number = seed or 0
+        task = _Task(rows[only], number, save_dir / f"{only}-{number}")
         _run(grid, task, data_dir, mirror, overrides)
         return
     if seed is not None:
