@@ -22,6 +22,8 @@ PUBLISHED = (
     ("airbench95, with flips", 1.4, 95.0),
     ("airbench96, with flips", 3.1, 96.0),
     ("ResNet-18", 32.0, 96.0),
+    ("WRN-28-10", 315.0, 96.1),  # 5.25 billion multiply-adds, 200 epochs of 50,000
+    ("WRN-28-10, AutoAugment", 315.0, 97.4),
 )
 CLAIM = 97.47
 
@@ -61,8 +63,8 @@ def front_png(own: list[tuple[str, float, float]]) -> bytes:
         _, operations, accuracies = zip(*runs, strict=True)
         axes.plot(operations, accuracies, marker, color=color, label=label)
         for name, x, y in runs:
-            axes.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=8)
-    axes.set(xlim=(0.18, 120), ylim=(89, 98.2))
+            axes.annotate(name, (x, y), (6, -9), textcoords="offset points", fontsize=8)
+    axes.set(xlim=(0.18, 2500), ylim=(89, 98.2))
     axes.legend(loc="lower right")
     return to_png(figure)
 

@@ -14,10 +14,9 @@ from Network import resnet_v1  # noqa: E402
 def test_multiply_adds():
     stacks = 32**2 * (27 + 9 + 9), 16**2 * (18 + 36 + 2), 8**2 * (72 + 144 + 8)
     assert multiply_adds(resnet_v1(depth=8, width=1)) == sum(stacks) + 4 * 10
-    assert multiply_adds(resnet_v1(depth=20, width=16)) == 40_813_184
 
 
-@pytest.mark.parametrize("depth", [8, 38])
+@pytest.mark.parametrize("depth", [8, 32])
 def test_a_picture_of_any_depth(depth):
     picture = network_png(resnet_v1(depth=depth, width=1, dropout=(0.1, 0.0)))
     assert picture.startswith(b"\x89PNG")

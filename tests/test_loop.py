@@ -56,22 +56,17 @@ def train(run=None, stop=lambda step: False, precision="float32", **changes):
     return weights, history_digest(progress.history)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"optimizer": "adam", "ema_decay": 0.9, "crop_mode": "reflect", "label_smoothing": 0.1},
-        {
-            "optimizer": "muon",
-            "momentum": 0.9,
-            "schedule": "linear",
-            "precision": "bfloat16",
-            "cutout": 8,
-            "shift": 0.1,
-        },
-    ],
-    ids=["average", "muon"],
-)
-def test_a_run_survives_a_stop_to_the_bit(changes, monkeypatch):
+def test_a_run_survives_a_stop_to_the_bit(monkeypatch):
+    changes = {
+        "optimizer": "adam",
+        "schedule": "linear",
+        "ema_decay": 0.9,
+        "precision": "bfloat16",
+        "crop_mode": "reflect",
+        "shift": 0.1,
+        "cutout": 8,
+        "label_smoothing": 0.1,
+    }
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 7;"):
         train(run, stop=lambda step: step == 7, **changes)

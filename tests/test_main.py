@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +51,33 @@ def few_images():
     shapes.load.cache_clear()
 
 
-def start(output, *arguments, file_bytes=resource.RLIM_INFINITY):
-    """Start a verb in a process of its own, of which a file may have so many bytes."""
-    return Process(output, run_limited, file_bytes, [str(argument) for argument in arguments])
+def start(output, *arguments, **options):
+    """Start a verb in a process of its own: see ``run_apart`` for the options."""
+    return Process(output, run_apart, [str(argument) for argument in arguments], **options)
 
 
-def run_limited(file_bytes, arguments):
+def run_apart(arguments, file_bytes=resource.RLIM_INFINITY, step=None):
+    """Run ``main.py`` with files of so many bytes at most, and with a stand-in for its step."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     shapes.SPLIT_SIZES = SIZES
+    if step:
+        import Model
+
+        Model.TrainStep = step
     sys.exit(main.main(arguments))
+
+
+class Step:
+    """Stands for ``TrainStep``, whose compilation takes seconds: it learns nothing, slowly."""
+
+    def __init__(self, *_, **__):
+        import tensorflow as tf
+
+        self.variables = {"weights": tf.Variable(tf.zeros(250_000))}
+
+    def run(self, order, position, step, rates):
+        time.sleep(0.1)
+        return np.ones(len(rates)), np.zeros(len(rates))
 
 
 def digest(folder):
@@ -213,9 +232,9 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
     folder = tmp_path / "run"
-    arguments = ("train", *TINY, "--width", "16", "--save-minutes", "0", "--save-dir", folder)
-    # Room for each picture, not for the state of 78,666 parameters.
-    err = start(tmp_path / "output", *arguments, file_bytes=600_000).finish(6)
+    arguments = ("train", *TINY, "--save-dir", folder)
+    # Room for each picture, not for the state.
+    err = start(tmp_path / "output", *arguments, file_bytes=600_000, step=Step).finish(6)
     assert err.startswith(f"error: cannot write {folder}/state.npz: File too large")
     assert len(err.splitlines()) == 1
     assert {path.name for path in folder.iterdir()} <= FILES - {"state.npz", "run.json"}
@@ -223,8 +242,8 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
 
 def test_a_folder_that_vanishes_ends_the_run(tmp_path):
     folder = tmp_path / "run"
-    arguments = ("train", *TINY, "--save-dir", folder, "--save-minutes", "0")
-    process = start(tmp_path / "output", *arguments)
+    arguments = ("train", *TINY, "--epochs", "20", "--save-dir", folder, "--save-minutes", "0")
+    process = start(tmp_path / "output", *arguments, step=Step)
     process.wait_for((folder / "state.npz").exists)
     folder.rename(tmp_path / "elsewhere")
     err = process.finish(6)

@@ -181,18 +181,7 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
     assert error.value.key == "epochs"
 
 
-def test_a_run_that_has_seen_the_test_images_says_so(tmp_path, data):
-    study(name="leak", save_dir=tmp_path, data_dir=tmp_path, overrides=TINY, only="leak")
-    folder = tmp_path / "leak-0"
-    assert json.loads((folder / "run.json").read_text())["seen_test_images"] is True
-    measured = json.loads((folder / "train_metrics.json").read_text())
-    assert measured["n"] == 100 - 20 + 40
-    assert (
-        "TRAINED ON THE TEST" in json.loads((folder / "test_metrics.json").read_text())["dataset"]
-    )
-
-
-def test_and_is_refused(tmp_path):
+def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):
     configs = Configure.configure("resnet20", {})
     write_run(tmp_path, configs, 100, seen_test_images=True)
     where = {"preset": "resnet20", "save_dir": tmp_path, "data_dir": tmp_path}
@@ -229,6 +218,13 @@ def test_the_command_line_trains_and_tests_a_study(tmp_path):
     found = results(tmp_path / "study")
     assert found["finished"] == 2 and found["rows"][1]["leak"]
     assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
+    record, measured, trained = (
+        json.loads((tmp_path / "study" / "leak-0" / name).read_text())
+        for name in ("run.json", "test_metrics.json", "train_metrics.json")
+    )
+    assert record["seen_test_images"] is True
+    assert "TRAINED ON THE TEST" in measured["dataset"]
+    assert trained["n"] == 24 - 4  # all but the validation images
 
 
 @pytest.mark.parametrize("name", Configure.STUDIES)

@@ -45,6 +45,10 @@ class Trainer:
         return types.SimpleNamespace(history=history)
 
 
+def fail(_):
+    raise RuntimeError("not wanted here")
+
+
 @pytest.fixture
 def search(tmp_path, monkeypatch, capsys):
     """Run a search in this process; gives exit code, output and errors."""
@@ -57,6 +61,8 @@ def search(tmp_path, monkeypatch, capsys):
             monkeypatch.setattr("Model.Model", Trainer)
             monkeypatch.setattr(Trainer, "plan", plan)
             monkeypatch.setattr(Trainer, "seen", [])
+            # The forest that finds the importance of each value takes seconds.
+            monkeypatch.setattr(optuna.visualization.matplotlib, "plot_param_importances", fail)
         words = ["tune", "--preset", "quickstart", "--valid-size", "20", "--save-dir", tmp_path]
         return main.main([*map(str, words), *flags]), *capsys.readouterr()
 

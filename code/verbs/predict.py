@@ -152,5 +152,5 @@ def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
         return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
     data = DataLoader.load_data(data_dir, dataset, mirror, record["model_configs"]["seed"])
     return DataLoader.testing_images(
-        data.x_test, f"the public test images of {dataset}, as no private*.npy is in {data_dir}"
+        data.x_test, f"the public test images of {dataset}, as no private .npy is below {data_dir}"
     )
