@@ -479,7 +479,8 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
         while ends[-1] < epochs:
             ends.append(ends[-1] + period)
             period *= configs["t_mult"]
-        if ends[-1] != epochs:
+        # At 95 % of a cosine the rate is below one per cent of the highest.
+        if ends[-1] - epochs > 0.05 * (ends[-1] - ends[-2]):
             whole = " or ".join(str(end + configs["warmup_epochs"]) for end in ends[-2:] if end)
             lines.append(
                 f"epochs: the run ends in the middle of a cosine, at a high rate; {whole} epochs "

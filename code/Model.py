@@ -238,11 +238,6 @@ class Model:
         """
         self._check(x, y)
         probabilities = self.predict_prob(x)
-        if not np.isfinite(probabilities).all():
-            raise DivergedError(
-                "expected finite probabilities, found some that are NaN: the network's weights "
-                "have become too large; train again with a lower --learning-rate"
-            )
         return Evaluation(measure(y, probabilities), probabilities)
 
     def predict_prob(self, x: np.ndarray) -> np.ndarray:
@@ -256,6 +251,7 @@ class Model:
 
         Raises:
             ValueError: images of another type or shape.
+            DivergedError: probabilities that are not finite.
         """
         self._check(x)
         weights = folded_weights(self.network, self._inference[0].network)
@@ -273,7 +269,13 @@ class Model:
         # Two batches at a time on each device: one fills the gaps that the other leaves.
         with ThreadPoolExecutor(2 * len(self._inference)) as threads:
             parts = threads.map(infer, range(-(-len(x) // INFERENCE_BATCH)))
-            return np.concatenate([np.empty((0, self._num_classes), np.float32), *parts])
+            found = np.concatenate([np.empty((0, self._num_classes), np.float32), *parts])
+        if not np.isfinite(found).all():
+            raise DivergedError(
+                "expected finite probabilities, found some that are NaN: the network's weights "
+                "have become too large; train again with a lower --learning-rate"
+            )
+        return found
 
     def _make_inference(self, device: str) -> _Inference:
         with tf.device(device):

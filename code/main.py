@@ -82,7 +82,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, ValueError):
         return line, 2
     if isinstance(error, ModuleNotFoundError):
-        return f"{line}; install it with pip install -r requirements.txt", 2
+        return f"{line}; install it with pip install -r {CODE.parent / 'requirements.txt'}", 2
     if isinstance(error, OSError):
         return line, StorageError.exit_code
     return f"unexpected {type(error).__name__}: {line}; --debug shows where", 1

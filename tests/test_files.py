@@ -157,5 +157,5 @@ def test_every_error_has_its_own_exit_code_and_a_meaning():
     assert len({error.exit_code for error in errors}) == len(errors) == 10
     assert EXIT_CODES[5] == "a saved run that is missing, damaged, or of something else"
     assert list(EXIT_CODES) == sorted(EXIT_CODES)
-    error = RunError("one line", key="epochs", expected=2, found=3)
-    assert (str(error), error.key, error.expected, error.found) == ("one line", "epochs", 2, 3)
+    error = RunError("one line", key="epochs", found=3)
+    assert (str(error), error.key, error.found) == ("one line", "epochs", 3)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished import save_run
 from processes import Process
 
 import Configure
@@ -140,7 +141,8 @@ def test_test_measures_the_public_test_images(trained, capfd):
     assert run("test", "--save-dir", trained, "--dataset", "shapes") == 0
     out = capfd.readouterr().out
     metrics = json.loads((trained / "test_metrics.json").read_text())
-    assert metrics["dataset"] == "shapes"
+    how = {"dataset": "shapes", "precision": "float32", "test_time_flip": False}
+    assert how.items() <= metrics.items()
     assert metrics["n"] == np.sum(metrics["confusion_matrix"]) == 200
     assert metrics["accuracy"] == np.trace(metrics["confusion_matrix"]) / 200
     assert f"top-1 accuracy  {100 * metrics['accuracy']:.2f} %" in out
@@ -420,6 +422,17 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     assert run(*arguments[:3], "--input", tmp_path / "in.npy", "--output", tmp_path / "in.npy") == 2
     assert run(*arguments, "--output", tmp_path / "out.png", "--skip-damaged") == 2
     assert all(path.read_bytes() == before for path, before in kept.items())
+
+
+def test_private_images_that_were_found_are_not_replaced_either(tmp_path, fails):
+    save_run(tmp_path / "run", dataset="cifar10")
+    path = tmp_path / "data" / "private.npy"
+    path.parent.mkdir()
+    np.save(path, np.zeros((1, 32, 32, 3), np.uint8))
+    before = path.read_bytes()
+    where = ("--save-dir", tmp_path / "run", "--data-dir", path.parent, "--output", path)
+    assert fails("predict", *where)[0] == 2
+    assert path.read_bytes() == before
 
 
 def test_flags_without_effect_are_warned_of(tmp_path, capfd):

@@ -5,6 +5,7 @@ import json
 import pytest
 from saved import FINISHED, RECORD, changed
 
+import Configure
 from machine.errors import RunError
 from runs.record import (
     DESCRIBE_MACHINE,
@@ -115,8 +116,12 @@ def test_a_worker_must_train_as_its_chief_does():
             require_same(RECORD, changed(**changes))
 
 
-def test_the_shipped_record_is_complete():
+@pytest.mark.parametrize("name", ["resnet20", "fast"])
+def test_a_shipped_record_has_every_key(name):
+    """Else the very command that made it would not know it again."""
     from main import SAVED_MODELS
 
-    record = json.loads((SAVED_MODELS / "resnet20" / RECORD_FILE).read_text())
-    assert read_record(SAVED_MODELS / "resnet20") == record
+    record = json.loads((SAVED_MODELS / name / RECORD_FILE).read_text())
+    assert read_record(SAVED_MODELS / name) == record
+    assert list(record["model_configs"]) == list(Configure.MODEL_KEYS)
+    assert list(record["training_configs"]) == list(Configure.TRAINING_KEYS)

@@ -238,4 +238,4 @@ def test_every_row_of_every_study_is_a_configuration(name):
             chosen = Configure.study_overrides(grid, row, 0, {"epochs": epochs})
             _, configs = Configure.configure(grid.preset, chosen)
             lines = Configure.without_effect(chosen, configs)
-            assert not [line for line in lines if "no effect" in line]
+            assert not [line for line in lines if "no effect" in line or epochs == 200]

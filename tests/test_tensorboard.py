@@ -1,12 +1,10 @@
-"""runs/tensorboard.py: each epoch once, and nobody else's folder touched."""
+"""runs/tensorboard.py: each epoch once."""
 
 import io
 
 import pytest
 import saved
 from PIL import Image
-
-from machine.errors import RunError
 
 pytest.importorskip("tensorboard", reason="requirements-extra.txt is not installed")
 
@@ -52,7 +50,6 @@ def test_each_epoch_is_there_once_after_a_resume(folder):
     board.write(HISTORY[:3])  # then the process is killed, and its state was of epoch 2
     tensorboard.TensorBoard(folder, saved.RECORD).write(HISTORY[:2])
     board = tensorboard.TensorBoard(folder, saved.RECORD)
-    board.require_own()
     board.write(HISTORY[:3])
     board.write(HISTORY)
     steps = read(folder)
@@ -60,20 +57,3 @@ def test_each_epoch_is_there_once_after_a_resume(folder):
     assert {steps.pop(name.removesuffix(".png"))[0] for name in tensorboard.FIRST_PICTURES} == {0}
     assert set(steps) == set(row(1)) - {"epoch", "train_accuracy"}
     assert all(found == [1, 2, 3, 4] for found in steps.values())
-
-
-def test_the_folder_of_another_run_is_refused_and_left(folder):
-    tensorboard.TensorBoard(folder, saved.RECORD).write(HISTORY)
-    before = sorted((folder / tensorboard.FOLDER).iterdir())
-    with pytest.raises(RunError, match="learning_rate"):
-        other = saved.changed(training_configs__learning_rate=0.2)
-        tensorboard.TensorBoard(folder, other).require_own()
-    assert sorted((folder / tensorboard.FOLDER).iterdir()) == before
-
-
-@pytest.mark.parametrize("name", ["events.out.tfevents.1", "run.json"])
-def test_a_folder_that_does_not_say_whose_it_is_is_refused(name, folder):
-    (folder / tensorboard.FOLDER).mkdir()
-    (folder / tensorboard.FOLDER / name).write_text("[]")
-    with pytest.raises(RunError):
-        tensorboard.TensorBoard(folder, saved.RECORD).require_own()

@@ -14,15 +14,14 @@ class UserError(ValueError):
     Args:
         message: the line that is shown.
         key: name of what was wrong, where it has one.
-        expected: what it should have been.
         found: what it was.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str = "", key: str = "", expected: Any = None, found: Any = None):
+    def __init__(self, message: str = "", key: str = "", found: Any = None):
         super().__init__(message)
-        self.key, self.expected, self.found = key, expected, found
+        self.key, self.found = key, found
 
 
 class DataError(UserError):

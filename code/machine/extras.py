@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from machine.errors import UserError
+
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements-extra.txt"
 
 
 def require(*modules: str) -> None:
@@ -13,5 +16,5 @@ def require(*modules: str) -> None:
     if missing:
         raise UserError(
             f"expected the packages {', '.join(modules)}, found no {', '.join(missing)}; install "
-            "them with pip install -r requirements-extra.txt"
+            f"them with pip install -r {REQUIREMENTS}"
         )

@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict:
         path: the run's folder, or its run.json under any name.
 
     Returns:
-        Every key of ``KEYS``; ``model_configs`` is complete and in its ranges.
+        The keys of ``KEYS``; ``model_configs`` is complete and in its ranges.
 
     Raises:
         RunError: it is missing or damaged.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from machine import files
-from machine.errors import RunError
-from runs import record as records
 from runs.folder import FIRST_PICTURES
 from runs.metrics import HISTORY_COLUMNS
 
 FOLDER = "tensorboard"
-OWNER_FILE = "run.json"  # whose events are in the folder
 
 
 class TensorBoard:
@@ -27,26 +23,9 @@ class TensorBoard:
     """
 
     def __init__(self, run_folder: Path, record: dict):
-        self._pictures, self._folder = run_folder, run_folder / FOLDER
-        identity = {key: record.get(key) for key in records.IDENTIFY_UNFINISHED}
-        self._record = json.loads(json.dumps(identity))
+        self._run_folder, self._record = run_folder, record
         self._writer = None
         self._written = 0
-
-    def require_own(self) -> None:
-        """Raise ``RunError`` if ``write`` would replace something else than events of this run."""
-        if not self._folder.exists():
-            return
-        try:
-            found = json.loads((self._folder / OWNER_FILE).read_bytes())
-            differences = records.differences(found, self._record, records.IDENTIFY_UNFINISHED)
-        except (OSError, ValueError, AttributeError):
-            differences = [f"no {OWNER_FILE} of this program"]
-        if differences:
-            raise RunError(
-                f"{self._folder}: expected events of this run, found those of another: "
-                f"{'; '.join(differences)}; move the folder away, or leave out --tensorboard"
-            )
 
     def write(self, history: list[dict]) -> None:
         """Write the epochs that are not there yet.
@@ -59,7 +38,7 @@ class TensorBoard:
         """
         import tensorflow as tf
 
-        with files.storing(self._folder):
+        with files.storing(self._run_folder / FOLDER):
             if self._writer is None:
                 self._begin(tf)
             with self._writer.as_default():
@@ -71,14 +50,12 @@ class TensorBoard:
         self._written = len(history)
 
     def _begin(self, tf) -> None:
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-        self._folder.mkdir()
-        text = json.dumps(self._record, indent=2)
-        files.write_bytes(self._folder / OWNER_FILE, text.encode())
-        self._writer = tf.summary.create_file_writer(str(self._folder))
+        folder = self._run_folder / FOLDER
+        for earlier in folder.glob("events.out.tfevents.*"):
+            earlier.unlink()
+        self._writer = tf.summary.create_file_writer(str(folder))
         with self._writer.as_default(step=0):
-            tf.summary.text("configuration", f"```\n{text}\n```")
+            tf.summary.text("configuration", f"```\n{json.dumps(self._record, indent=2)}\n```")
             for name in FIRST_PICTURES:
-                picture = tf.io.decode_png((self._pictures / name).read_bytes(), channels=3)
+                picture = tf.io.decode_png((self._run_folder / name).read_bytes(), channels=3)
                 tf.summary.image(Path(name).stem, picture[None])

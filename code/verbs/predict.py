@@ -67,6 +67,8 @@ def predict(
         output = default_output if record["dataset"] == "cifar10" else save_dir / "predictions.npy"
     # A pipe or a device takes the rows alone, and may be the standard output.
     stream = not output.is_dir() and files.is_stream(output)
+    if images is None and record["dataset"] == "cifar10":
+        images = DataLoader.find_private_images(data_dir)
     table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
     if not stream:
         _require_own(output, table, images)
@@ -130,7 +132,9 @@ def _require_own(output: Path, table: Path, images: Path | None) -> None:
     if output.is_dir() or output.suffix != ".npy":
         raise UserError(f"output: expected a file name that ends in .npy, found {output}")
     if images is not None and output.exists() and images.exists() and output.samefile(images):
-        raise UserError(f"output: expected another file than --input, found {output}; name another")
+        raise UserError(
+            f"output: expected another file than the images, found {output}; name another"
+        )
     if table.exists():
         with table.open(errors="replace") as file:
             if not file.readline().startswith(",".join(TABLE_COLUMNS)):
@@ -142,8 +146,6 @@ def _require_own(output: Path, table: Path, images: Path | None) -> None:
 def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
     """The images to predict, and where they come from."""
     dataset = record["dataset"]
-    if images is None and dataset == "cifar10":
-        images = DataLoader.find_private_images(data_dir)
     if images is not None:
         return DataLoader.load_testing_images(images, layout, skip_damaged)
     if dataset == "shapes":
@@ -151,6 +153,5 @@ def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
 
         return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
     data = DataLoader.load_data(data_dir, dataset, mirror, record["model_configs"]["seed"])
-    return DataLoader.testing_images(
-        data.x_test, f"the public test images of {dataset}, as no private .npy is below {data_dir}"
-    )
+    reason = f", as no private .npy is below {data_dir}" * (dataset == "cifar10")
+    return DataLoader.testing_images(data.x_test, f"the public test images of {dataset}{reason}")

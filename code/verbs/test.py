@@ -73,7 +73,9 @@ def test(
     measured, probabilities = model.evaluate(x, y)
     if record.get("seen_test_images"):
         name += " (TRAINED ON THE TEST IMAGES)"
-    measured = {"dataset": name, **measured}
+    flipped = model.configs["test_time_flip"]
+    how = {"dataset": name, "precision": precision, "test_time_flip": flipped}
+    measured = {**how, **measured}
     if images is None:
         files.write_json(save_dir / metrics.TEST_FILE, measured)
         for file, picture in (
@@ -83,6 +85,7 @@ def test(
             files.write_bytes(save_dir / file, picture)
     print(
         f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
+        f"{', each image with its mirror image' * flipped}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
     if images is None:

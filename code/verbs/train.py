@@ -99,8 +99,6 @@ def train(
                         print(f"{save_dir}: this very run is finished; nothing to do")
                     return
                 board = TensorBoard(save_dir, record) if tensorboard else None
-                if board:
-                    cluster.in_chief(devices, board.require_own)
                 if chief:
                     _draw_data(save_dir, model, split, record)
                     _say_what_begins(save_dir, model, split, record, taken)

@@ -67,6 +67,13 @@ def tune(
         for name, values in Configure.TUNED.items()
         if name not in overrides and not Configure.lacks(name, training_configs)
     }
+    # What could not be trained is not drawn.
+    if rate := searched.get("learning_rate"):
+        low = max(rate.low, training_configs["eta_min"])
+        searched["learning_rate"] = rate._replace(low=low)
+    if batch := searched.get("batch_size"):
+        fitting = tuple(size for size in batch.choices if size <= len(split[0]))
+        searched["batch_size"] = batch._replace(choices=fitting or batch.choices[:1])
     search = {
         "preset": preset,
         "model_configs": model_configs,
