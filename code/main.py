@@ -55,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
             own = {"study": f"study-{values.get('name')}", "tune": f"{values.get('preset')}-tune"}
             folder = values["save_dir"] or SAVED_MODELS / own.get(verb, values.get("preset"))
             values["save_dir"] = folder.resolve()
+            if OVERRIDES not in values:
+                values.pop(
+                    "preset", None
+                )  # it has named the folder of a run, whose record says all
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
         try:

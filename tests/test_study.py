@@ -184,7 +184,7 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
 def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):
     configs = Configure.configure("resnet20", {})
     write_run(tmp_path, configs, 100, seen_test_images=True)
-    where = {"preset": "resnet20", "save_dir": tmp_path, "data_dir": tmp_path}
+    where = {"save_dir": tmp_path, "data_dir": tmp_path}
     for refuse in (measure, lambda **values: predict(**values, default_output=tmp_path / "p.npy")):
         with pytest.raises(RunError) as error:
             refuse(**where)

@@ -18,14 +18,13 @@ DIFFERENCE_MAX = 1e-4
 SAVEDMODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
-def export(*, preset: str, save_dir: Path, format: str, output: Path | None = None) -> None:
+def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
     """Write the float32 network: images 0..255 go in, probabilities come out.
 
     Batch norm is folded into the convolutions; division by 255, the mean image and softmax are
     inside. The file is read back by its own runtime and compared before it gets its name.
 
     Args:
-        preset: the name that the run's folder has by default.
         save_dir: folder of the run.
         format: a key of ``FORMATS``.
         output: the file, or folder of a SavedModel; None for one in the run's folder.

@@ -22,7 +22,6 @@ TABLE_COLUMNS = ("row", "name", "class", "probability")  # and one for each clas
 
 def predict(
     *,
-    preset: str,
     save_dir: Path,
     data_dir: Path,
     output: Path | None = None,
@@ -38,7 +37,6 @@ def predict(
     """Write predictions.npy, float32 ``[N, K]``, and predictions.csv beside it.
 
     Args:
-        preset: the name that the run's folder has by default.
         save_dir: folder of the run.
         data_dir: folder of the data.
         output: the .npy file, or a pipe or device, which takes no more than the rows; None for

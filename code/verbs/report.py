@@ -68,11 +68,10 @@ $body
 """)
 
 
-def report(*, preset: str, save_dir: Path, output: Path | None = None) -> None:
+def report(*, save_dir: Path, output: Path | None = None) -> None:
     """Write report.html.
 
     Args:
-        preset: the name that the run's folder has by default.
         save_dir: folder of a finished run; or one with a README.md and pictures, of a study.
         output: the page; None for report.html in that folder.
 

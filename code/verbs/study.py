@@ -247,7 +247,6 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
         include_test=task.row.leak,
     )
     test(
-        preset=grid.preset,
         save_dir=task.folder,
         data_dir=data_dir,
         mirror=mirror,

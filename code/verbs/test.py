@@ -14,7 +14,6 @@ from runs import record as records
 
 def test(
     *,
-    preset: str,
     save_dir: Path,
     data_dir: Path,
     mirror: str | None = None,
@@ -29,7 +28,6 @@ def test(
     """Measure a finished run on the public test images of its data set, or on other images.
 
     Args:
-        preset: the name that the run's folder has by default.
         save_dir: folder of the run.
         data_dir: folder of the data.
         mirror: address to download CIFAR-10 or CIFAR-100 from.
