@@ -142,9 +142,12 @@ def test_the_same_run_goes_on(folder):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"hardware__processor": "b"}, "processor: was a, is b"),
-        ({"hardware__cores": 4}, "cores: was 2, is 4"),
-        ({"precision__used": "bfloat16", "model_configs__precision": "bfloat16"}, "used: was"),
+        ({"hardware__processor": "b"}, "hardware processor: was a, is b"),
+        ({"hardware__cores": 4}, "hardware cores: was 2, is 4"),
+        (
+            {"precision__used": "bfloat16", "model_configs__precision": "bfloat16"},
+            "precision used: was",
+        ),
     ],
 )
 def test_another_machine_is_a_warning(folder, changes, difference):
@@ -168,7 +171,7 @@ def test_every_machine_that_a_run_went_on_with_is_told(folder):
             with Run(folder, changed(hardware__cores=cores)) as run:
                 run.begin(False)
                 run.save_state(ARRAYS, {"step": 3})
-    assert run.machine_changes == ["cores: was 2, is 4", "cores: was 4, is 2"]
+    assert run.machine_changes == ["hardware cores: was 2, is 4", "hardware cores: was 4, is 2"]
 
 
 def test_a_finished_run_has_nothing_to_do(folder):

@@ -71,7 +71,7 @@ def test_every_difference_is_named():
     other = changed(training_configs__learning_rate=0.2, data_digests__train="z", dataset="cifar10")
     assert differences(RECORD, other, IDENTIFY_UNFINISHED) == [
         "dataset: was shapes, is cifar10",
-        "train: was a, is z",
+        "data_digests train: was a, is z",
         "learning_rate: was 0.1, is 0.2",
     ]
 

@@ -123,7 +123,9 @@ def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = Fals
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             free = {"reason"} if strict else {"reason", *_may_change(key, before, after)}
-            found += differences(before, after, tuple(sorted({*before, *after} - free)), strict)
+            lines = differences(before, after, tuple(sorted({*before, *after} - free)), strict)
+            # The keys of Configure.py stand for themselves.
+            found += lines if key.endswith("_configs") else [f"{key} {line}" for line in lines]
         elif before != after:
             found.append(f"{key}: was {before}, is {after}")
     return found

@@ -27,7 +27,7 @@ def describe(*, preset: str, overrides: dict[str, Any], output: Path) -> None:
 
     dropout = configs["dropout_stack2"], configs["dropout_stack3"]
     network = resnet_v1(depth=configs["depth"], width=configs["width"], dropout=dropout)
-    network.summary(line_length=100, print_fn=lambda line, **_: print(line))
+    network.summary(print_fn=lambda line, **_: print(line))
     print(f"{network.name}: {network.count_params():,} parameters")
     print(f"{multiply_adds(network):,} multiply-adds an image (convolutions and the dense layer)")
     files.write_bytes(output, network_png(network))
