@@ -68,7 +68,9 @@ def report(results: dict) -> list[str]:
             package = best(peers, PACKAGE)
             others = (best(peers, name) for name in (KERAS, PYTORCH, KERAS2_ONEDNN))
             ratios = [f"{ratio(package, other):.2f}" for other in others]
-            cells = [f"{part}, {precision}", f"{median(package):.0f}", spread(package), *ratios]
+            rounds = len(package["images_per_second"])
+            what = f"{part}, {precision} ({rounds} rounds)"
+            cells = [what, f"{median(package):.0f}", spread(package), *ratios]
             rows.append(" | ".join(cells))
             details += [f"## {part.capitalize()}, {precision}", ""]
             details += table(

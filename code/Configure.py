@@ -209,7 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout_stack3": 0.0,
     },
     # ResNet-20 in the fewest minutes (docs/recipe.md): 91.36 % of the 10,000 test images, 92.37 %
-    # with the mirror image (seed 0), after 32 epochs, about 112 minutes on 2 cores of an AMD EPYC
+    # with the mirror image (seed 0), after 32 epochs, about two hours on 2 cores of an AMD EPYC
     # (Zen 1, AVX2); python main.py train --preset fast.
     "fast": {
         "optimizer": "muon",
