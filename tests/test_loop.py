@@ -60,7 +60,6 @@ def test_a_run_survives_a_stop_to_the_bit(monkeypatch):
     changes = {
         "optimizer": "adam",
         "schedule": "linear",
-        "ema_decay": 0.9,
         "precision": "bfloat16",
         "crop_mode": "reflect",
         "shift": 0.1,

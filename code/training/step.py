@@ -119,15 +119,6 @@ class TrainStep:
         self._update = compiled if xla and self._replicas == 1 else self.update
         self._data = [self._to_devices(array) for array in (images, labels, mean)]
 
-    @tf.function(
-        autograph=False,
-        input_signature=[  # compiled once, however many steps are in a call
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([], tf.int32),
-            tf.TensorSpec([], tf.int64),
-            tf.TensorSpec([None], tf.float32),
-        ],
-    )
     def run(
         self, order: tf.Tensor, position: int, step: int, rates: list[float]
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -145,7 +136,18 @@ class TrainStep:
             Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
             the global batch as it was trained on, the second of no meaning with mixup.
         """
+        return self._run(order, position, step, rates)
 
+    @tf.function(
+        autograph=False,
+        input_signature=[  # compiled once, however many steps are in a call
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int64),
+            tf.TensorSpec([None], tf.float32),
+        ],
+    )
+    def _run(self, order, position, step, rates):
         def one(number_and_rate):
             number, rate = number_and_rate
             place = position + number * self._configs["batch_size"]
