@@ -1,9 +1,14 @@
 """README and docs: what they say of the program is what the program says."""
 
+import json
 import re
 from pathlib import Path
 
+import pytest
+
 from machine.errors import EXIT_CODES
+from study.page import markdown
+from study.write import CAPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,3 +23,11 @@ def test_every_link_leads_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
+@pytest.mark.parametrize("name", ["tables"])
+def test_the_page_of_a_study_says_what_its_results_say(name):
+    folder = ROOT / "docs" / name
+    pictures = {file: text for file, text in CAPTIONS.items() if (folder / file).exists()}
+    results = json.loads((folder / "results.json").read_text())
+    assert (folder / "README.md").read_text() == markdown(results, pictures)
