@@ -160,7 +160,7 @@ def ratio(one: dict, other: dict) -> float:
 
 
 def precisions() -> tuple[str, ...]:
-    """The precisions that this machine computes in: bfloat16 is never emulated."""
+    """The precisions to measure: bfloat16 only where "auto" takes it."""
     os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
     processor.prepare_tensorflow()
     chosen, _ = processor.choose_precision("auto")
@@ -171,7 +171,7 @@ def machine() -> dict:
     """Where and with what this is measured."""
     names = ("tensorflow", "keras", "tf_keras", "numpy", "torch")
     return {
-        "processor": processor.processor()[0],
+        "processor": processor.processor().name,
         "cores": processor.cores(),
         "versions": {n: metadata.version(n) for n in names if importlib.util.find_spec(n)},
     }

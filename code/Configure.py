@@ -37,7 +37,7 @@ MODEL_KEYS = {
     # Weights, statistics, loss and logits are float32 either way; so is all that is measured.
     "precision": Key(
         "auto",
-        "arithmetic of the training; auto takes bfloat16 where the processor computes in it",
+        "arithmetic of the training; auto takes bfloat16 where it is known to be faster",
         choices=("auto", "float32", "bfloat16"),
     ),
     "test_time_flip": Key(False, "mean of the probabilities of an image and its mirror image"),

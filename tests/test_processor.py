@@ -1,4 +1,4 @@
-"""machine/processor.py: bfloat16 only where it is seen to be native."""
+"""machine/processor.py: bfloat16 only where it is known to be faster."""
 
 import pytest
 
@@ -7,10 +7,11 @@ from machine import processor
 
 @pytest.fixture
 def machine(monkeypatch):
-    def set_up(flags, onednn=None, gpus=()):
+    def set_up(flags, onednn=None, gpus=(), vendor="AuthenticAMD"):
         import tensorflow as tf
 
-        monkeypatch.setattr(processor, "processor", lambda: ("a processor", frozenset(flags)))
+        this = processor.Processor("a processor", vendor, frozenset(flags))
+        monkeypatch.setattr(processor, "processor", lambda: this)
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
         monkeypatch.setattr(
             tf.config.experimental, "get_device_details", lambda c: {"compute_capability": c}
@@ -23,25 +24,41 @@ def machine(monkeypatch):
 
 
 def test_processors_of_one_name_are_told_apart(monkeypatch):
-    text = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: avx2 fma\n"
+    text = (
+        "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: avx2 fma\n"
+    )
     monkeypatch.setattr(processor.Path, "read_text", lambda path: text)
-    assert processor.processor() == ("AMD EPYC, cpu family 25, model 17", {"avx2", "fma"})
+    assert processor.processor() == (
+        *("AMD EPYC, cpu family 25, model 17", "AuthenticAMD", {"avx2", "fma"}),
+    )
 
 
-@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
-def test_auto_takes_bfloat16_on_a_processor_that_has_it(machine, flag):
-    machine({flag, "avx2"})
+AMD, INTEL = ("AuthenticAMD", "avx512_bf16"), ("GenuineIntel", "amx_bf16")
+
+
+@pytest.mark.parametrize(("vendor", "flag"), [AMD, INTEL])
+def test_auto_takes_bfloat16_on_a_processor_that_is_faster_in_it(machine, vendor, flag):
+    machine({flag, "avx2"}, vendor=vendor)
     assert processor.choose_precision("auto") == (
         "bfloat16",
         f"the processor has {flag}, and oneDNN is on",
     )
 
 
-def test_auto_takes_float32_on_a_processor_that_has_not(machine):
-    machine({"avx2", "avx512f"})
+@pytest.mark.parametrize(
+    ("flags", "vendor", "missing"),
+    [
+        ({"avx2", "avx512f"}, *AMD),
+        ({"avx2", "avx512f", "avx512_bf16", "avx512_fp16"}, *INTEL),
+        (set(), "", "avx512_bf16"),
+    ],
+)
+def test_auto_takes_float32_on_a_processor_that_is_not(machine, flags, vendor, missing):
+    machine(flags, vendor=vendor)
     precision, reason = processor.choose_precision("auto")
     assert precision == "float32"
-    assert "none of avx512_bf16, amx_bf16" in reason
+    assert reason.endswith(f"it has no {missing}")
 
 
 def test_auto_takes_float32_with_onednn_off(machine):
