@@ -45,6 +45,7 @@ def own_runs() -> list[tuple[str, float, float]]:
         images = configs["epochs"] * (50_000 - configs["valid_size"])
         operations = 6 * multiply_adds(network) * images
         name = path.parent.name + ", with flips" * measured["test_time_flip"]
+        name += " and shifts" * measured.get("test_time_shift", False)
         runs.append((name, operations / 1e15, 100 * measured["accuracy"]))
     return runs
 

@@ -41,6 +41,12 @@ MODEL_KEYS = {
         choices=("auto", "float32", "bfloat16"),
     ),
     "test_time_flip": Key(False, "mean of the probabilities of an image and its mirror image"),
+    # KellerJordan/cifar10-airbench, whose weights these are.
+    "test_time_shift": Key(
+        False,
+        "half of the probabilities of an image, and a quarter each of it moved a pixel down and "
+        "right, and up and left",
+    ),
 }
 
 DATASETS = ("cifar10", "cifar100", "shapes", "folder")
@@ -191,6 +197,9 @@ KEY_GROUPS = {
 
 LAYOUTS = ("auto", "planar", "interleaved", "nhwc", "nchw")
 """The layouts of a .npy of images: rows of 3,072 by channel or by pixel, or four axes."""
+
+SPLITS = ("test", "valid", "train")
+"""The images of a run: public test images, those held out for validation, those trained on."""
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 """The devices that train (machine/cluster.py). They change how fast, not what: no key of a run."""

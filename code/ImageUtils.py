@@ -142,6 +142,25 @@ def normalize(images: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32) * (1.0 / 255.0) - mean
 
 
+def views(images: tf.Tensor, configs: dict) -> list[tuple[float, tf.Tensor]]:
+    """What of each image is measured or predicted, and with which weight.
+
+    Args:
+        images: float32 ``[B, H, W, C]``.
+        configs: keys ``test_time_flip`` and ``test_time_shift`` of Configure.py.
+
+    Returns:
+        Weights, which add up to 1, and float32 ``[B, H, W, C]``.
+    """
+    found = [(1.0, images)]
+    if configs["test_time_shift"]:
+        padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT")
+        found = [(0.5, images), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
+    if configs["test_time_flip"]:
+        found = [(w / 2, view) for w, seen in found for view in (seen, seen[:, :, ::-1])]
+    return found
+
+
 def augment(
     images: tf.Tensor, labels: tf.Tensor, draws: Draws, configs: dict
 ) -> tuple[tf.Tensor, tf.Tensor]:

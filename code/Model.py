@@ -86,21 +86,23 @@ class Model:
         folder: Path,
         inference_precision: str = "float32",
         test_time_flip: bool | None = None,
+        test_time_shift: bool | None = None,
     ) -> Model:
         """Load the model of a finished run.
 
         Args:
             folder: of the run.
             inference_precision: "float32" or "bfloat16".
-            test_time_flip: average over the mirror image; None for what the run was configured to.
+            test_time_flip: see Configure.py; None for what the run was configured to.
+            test_time_shift: likewise.
 
         Raises:
             RunError: the run is missing, damaged, or not finished.
         """
         record = read_record(folder)
         configs, classes = record["model_configs"], len(record["class_names"])
-        if test_time_flip is not None:
-            configs = {**configs, "test_time_flip": test_time_flip}
+        asked = {"test_time_flip": test_time_flip, "test_time_shift": test_time_shift}
+        configs = {**configs, **{key: v for key, v in asked.items() if v is not None}}
         # A record that asks for a network of another size is refused before that is built.
         require_weights(folder, count_parameters(configs["depth"], configs["width"], classes))
         model = cls(configs, num_classes=classes, inference_precision=inference_precision)
@@ -289,12 +291,8 @@ class Model:
             ],
         )
         def probabilities(images, mean):
-            images = ImageUtils.normalize(images, mean)
-            found = tf.nn.softmax(network(images, training=False))
-            if self.configs["test_time_flip"]:
-                mirrored = tf.nn.softmax(network(images[:, :, ::-1], training=False))
-                found = (found + mirrored) / 2
-            return found
+            views = ImageUtils.views(ImageUtils.normalize(images, mean), self.configs)
+            return sum(w * tf.nn.softmax(network(view, training=False)) for w, view in views)
 
         return _Inference(device, network, probabilities)
 

@@ -150,6 +150,8 @@ def _test(parser) -> None:
     add("--dataset", help="data set that the run must have been trained on")
     add("--input", dest="images", type=Path, metavar="IMAGES", help="labelled images of your own")
     add("--labels", type=Path, metavar="LABELS.NPY", help="labels of --input, integers 0..K-1")
+    text = "images of the run: valid to choose by, train to see how well it knows its own"
+    add("--split", choices=Configure.SPLITS, help=f"{text} (default: test)")
     _add_inference(parser)
 
 
@@ -250,11 +252,12 @@ def _add_inference(parser) -> None:
         choices=("float32", "bfloat16"),
         help="arithmetic (default: float32, which gives the same answer on every machine)",
     )
-    add(
-        "--test-time-flip",
-        action=argparse.BooleanOptionalAction,
-        help="mean of the probabilities of an image and its mirror image (default: as trained)",
-    )
+    for key in ("test_time_flip", "test_time_shift"):
+        add(
+            f"--{key.replace('_', '-')}",
+            action=argparse.BooleanOptionalAction,
+            help=f"{Configure.MODEL_KEYS[key].meaning} (default: as trained)",
+        )
     add("--seen-test-images", action="store_true", help="use of a run of the study leak")
 
 

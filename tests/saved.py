@@ -12,7 +12,7 @@ RECORD = {
     "network": "resnet8_v1",
     "parameters": 1498,
     "model_configs": Configure.configure("quickstart", {})[0],
-    "training_configs": {"epochs": 2, "schedule": "cosine", "learning_rate": 0.1},
+    "training_configs": {**Configure.training_configs, "epochs": 2, "learning_rate": 0.1},
     "precision": {"used": "float32", "reason": "as asked"},
     "hardware": {"processor": "a", "cores": 2},
     "versions": {"tensorflow": "2.21.0"},

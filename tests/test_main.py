@@ -142,13 +142,32 @@ def test_test_measures_the_public_test_images(trained, capfd):
     assert run("test", "--save-dir", trained, "--dataset", "shapes") == 0
     out = capfd.readouterr().out
     metrics = json.loads((trained / "test_metrics.json").read_text())
-    how = {"dataset": "shapes", "precision": "float32", "test_time_flip": False}
+    views = {"test_time_flip": False, "test_time_shift": False}
+    how = {"dataset": "shapes", "precision": "float32", **views}
     assert how.items() <= metrics.items()
     assert metrics["n"] == np.sum(metrics["confusion_matrix"]) == 200
     assert metrics["accuracy"] == np.trace(metrics["confusion_matrix"]) / 200
     assert f"top-1 accuracy  {100 * metrics['accuracy']:.2f} %" in out
     for name in ("confusion_matrix.png", "mistakes.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, capfd, fails):
+    record = json.loads((trained / "run.json").read_text())
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    valid = record["training_configs"]["valid_size"]
+    for split, images in (("valid", valid), ("train", len(shapes.load()[0]) - valid)):
+        assert run("test", "--save-dir", trained, "--split", split) == 0
+        out = capfd.readouterr().out
+        assert f"data set        shapes, the {split} images of the run\n" in out
+        assert f"images          {images}\n" in out
+        if split == "valid":
+            expected = 100 * record["last_epoch"]["valid_accuracy"]
+            assert f"top-1 accuracy  {expected:.2f} %" in out
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    files = ("--input", "a.npy", "--labels", "b.npy")
+    code, line = fails("test", "--save-dir", trained, "--split", "valid", *files)
+    assert (code, line) == (2, "split: expected no --input with it, found a.npy; give one of them")
 
 
 def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path, capfd):

@@ -100,6 +100,19 @@ def test_test_time_flip_averages_an_image_and_its_mirror_image(trained):
     np.testing.assert_allclose(flipping.predict_prob(x[:9]), expected, atol=1e-6)
 
 
+def test_test_time_shift_averages_an_image_and_two_diagonal_moves(trained):
+    model, _, x, _ = trained
+    shifting = Model({**model.configs, "test_time_shift": True})
+    shifting.network.set_weights(model.network.get_weights())
+    mean = model.mean
+    shifting.mean = model.mean = np.full_like(mean, 0.5)  # the same everywhere: moves do not matter
+    padded = np.pad(x[:9], ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    views = (x[:9], x[:9], padded[:, :-2, :-2], padded[:, 2:, 2:])
+    expected = np.mean([model.predict_prob(view) for view in views], axis=0)
+    model.mean = mean
+    np.testing.assert_allclose(shifting.predict_prob(x[:9]), expected, atol=1e-6)
+
+
 def test_mixup_leaves_no_training_accuracy():
     model = Model(tiny.model_configs())
     history = model.train(*tiny.images(), tiny.training_configs(epochs=1)).history

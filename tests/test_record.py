@@ -1,7 +1,5 @@
 """runs/record.py: run.json is complete, and a difference means what its table says."""
 
-import json
-
 import pytest
 from saved import FINISHED, RECORD, changed
 
@@ -116,12 +114,21 @@ def test_a_worker_must_train_as_its_chief_does():
             require_same(RECORD, changed(**changes))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "fast"])
-def test_a_shipped_record_has_every_key(name):
-    """Else the very command that made it would not know it again."""
+def test_a_run_of_before_a_key_was_there_is_one_with_its_default(tmp_path):
+    old = changed(FINISHED)
+    del old["model_configs"]["seed"], old["training_configs"]["cutout"]
+    default = changed(FINISHED, model_configs__seed=0, training_configs__cutout=0)
+    assert differences(old, default, IDENTIFY_UNFINISHED) == []
+    other = changed(default, training_configs__cutout=8)
+    assert differences(old, other, IDENTIFY_FINISHED) == ["cutout: was 0, is 8"]
+    write_record(tmp_path, old)
+    assert read_record(tmp_path) == default
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("resnet20", 60), ("fast", 32)])
+def test_a_shipped_run_is_known_again_by_its_command(name, epochs):
     from main import SAVED_MODELS
 
-    record = json.loads((SAVED_MODELS / name / RECORD_FILE).read_text())
-    assert read_record(SAVED_MODELS / name) == record
-    assert list(record["model_configs"]) == list(Configure.MODEL_KEYS)
-    assert list(record["training_configs"]) == list(Configure.TRAINING_KEYS)
+    wanted = Configure.configure(name, {"epochs": epochs})
+    asked = dict(zip(("model_configs", "training_configs"), wanted, strict=True))
+    assert differences(read_record(SAVED_MODELS / name), asked, tuple(asked)) == []

@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict:
         path: the run's folder, or its run.json under any name.
 
     Returns:
-        The keys of ``KEYS``; ``model_configs`` is complete and in its ranges.
+        The keys of ``KEYS``; the configurations are complete, ``model_configs`` is in its ranges.
 
     Raises:
         RunError: it is missing or damaged.
@@ -90,9 +90,11 @@ def read_record(path: Path) -> dict:
         if not isinstance(record, dict) or not _fits(record.get(name), key.kind):
             raise RunError(f"{file}: damaged: no {name}", key=name)
     try:
+        for name in ("model_configs", "training_configs"):
+            record[name] = _complete(name, record[name])
         configs = record["model_configs"]
         for name, key in Configure.MODEL_KEYS.items():
-            configs[name] = Configure.check(name, key, configs.get(name))
+            configs[name] = Configure.check(name, key, configs[name])
         Configure.check_depth(configs["depth"])
     except ValueError as error:
         raise RunError(f"{file}: damaged: {error}") from error
@@ -121,6 +123,8 @@ def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = Fals
     found = []
     for key in keys:
         before, after = old.get(key), new.get(key)
+        if key.endswith("_configs"):
+            before, after = _complete(key, before), _complete(key, after)
         if isinstance(before, dict) and isinstance(after, dict):
             free = {"reason"} if strict else {"reason", *_may_change(key, before, after)}
             lines = differences(before, after, tuple(sorted({*before, *after} - free)), strict)
@@ -139,6 +143,11 @@ def require_same(chief: dict, worker: dict) -> None:
             f"expected the run of the chief, found other values: {'; '.join(found)}; give every "
             "worker the same command, data, packages and --precision"
         )
+
+
+def _complete(name: str, configs: dict) -> dict:
+    """Add the keys that came after the run: their defaults are what was done without them."""
+    return {**getattr(Configure, name), **configs}
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -46,10 +46,11 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
     # The answers do not matter, only that both programs give the same ones.
     images = shapes.draw(np.arange(IMAGES) % 10, np.random.default_rng(0))
 
-    model = Model.load(save_dir, test_time_flip=False)
-    if record["model_configs"]["test_time_flip"]:
+    model = Model.load(save_dir, test_time_flip=False, test_time_shift=False)
+    if any(record["model_configs"][key] for key in ("test_time_flip", "test_time_shift")):
         warnings.warn(
-            "the exported network looks at an image once, without its mirror image", stacklevel=1
+            "the exported network looks at an image once, without its mirror image or any shift",
+            stacklevel=1,
         )
     if record.get("seen_test_images"):
         warnings.warn("the network was trained on the test images too", stacklevel=1)

@@ -32,6 +32,7 @@ def predict(
     skip_damaged: bool = False,
     precision: str = "float32",
     test_time_flip: bool | None = None,
+    test_time_shift: bool | None = None,
     seen_test_images: bool = False,
 ) -> None:
     """Write predictions.npy, float32 ``[N, K]``, and predictions.csv beside it.
@@ -49,7 +50,8 @@ def predict(
         layout: of a .npy file, see ``DataLoader.load_testing_images``.
         skip_damaged: leave damaged pictures out instead of refusing all.
         precision: "float32" or "bfloat16".
-        test_time_flip: average over the mirror image; None for what the run was configured with.
+        test_time_flip: see Configure.py; None for what the run was configured to.
+        test_time_shift: likewise.
         seen_test_images: take a run that was trained on the test images, too.
 
     Raises:
@@ -75,7 +77,7 @@ def predict(
     processor.prepare_tensorflow()
     from Model import INFERENCE_BATCH, Model
 
-    model = Model.load(save_dir, precision, test_time_flip)
+    model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     count = f"{len(source):,} image{'s' * (len(source) != 1)}"
     say(f"predicting {count}: {source.source} ({source.reason})")
     for note in source.notes:

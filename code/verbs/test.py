@@ -10,6 +10,7 @@ from machine import files, processor
 from machine.errors import RunError, UserError
 from runs import metrics, plots
 from runs import record as records
+from verbs.train import training_data
 
 
 def test(
@@ -20,9 +21,11 @@ def test(
     dataset: str | None = None,
     images: Path | None = None,
     labels: Path | None = None,
+    split: str = "test",
     layout: str = "auto",
     precision: str = "float32",
     test_time_flip: bool | None = None,
+    test_time_shift: bool | None = None,
     seen_test_images: bool = False,
 ) -> None:
     """Measure a finished run on the public test images of its data set, or on other images.
@@ -35,9 +38,13 @@ def test(
         images: labelled images of one's own, see ``DataLoader.load_testing_images``; the results
             are printed, and the run's own files stay as they are.
         labels: their labels, integers ``[N]`` in a .npy file.
+        split: of ``Configure.SPLITS``; the validation images are for choosing, and on those that
+            it was trained on a run is better. Of both the results are printed, and the run's own
+            files stay as they are.
         layout: of the images, see ``DataLoader.load_testing_images``.
         precision: "float32" or "bfloat16".
-        test_time_flip: average over the mirror image; None for what the run was configured with.
+        test_time_flip: see Configure.py; None for what the run was configured to.
+        test_time_shift: likewise.
         seen_test_images: take a run that was trained on the test images, too.
 
     Raises:
@@ -53,13 +60,22 @@ def test(
         )
     if (images is None) != (labels is None):
         raise UserError("expected --input and --labels together, found one of them; give both")
+    if images is not None and split != "test":
+        raise UserError(f"split: expected no --input with it, found {images}; give one of them")
+    own = images is None and split == "test"
     if images is None:
-        data = DataLoader.load_data(data_dir, name, mirror, record["model_configs"]["seed"])
-        x, y = data.x_test, data.y_test
-        if DataLoader.digest(x, y) != record["data_digests"]["test"]:
-            warnings.warn(
-                "these are not the test images that lay beside the training images", stacklevel=1
-            )
+        seed = record["model_configs"]["seed"]
+        data = DataLoader.load_data(data_dir, name, mirror, seed)
+        if own:
+            x, y = data.x_test, data.y_test
+            if DataLoader.digest(x, y) != record["data_digests"]["test"]:
+                warnings.warn(
+                    "these are not the test images that lay beside the training images",
+                    stacklevel=1,
+                )
+        else:
+            x, y = _split(save_dir, record, data, seed, split)
+            name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
         x, name = source.read(0, len(source)), source.source
@@ -67,14 +83,13 @@ def test(
     processor.prepare_tensorflow()
     from Model import Model
 
-    model = Model.load(save_dir, precision, test_time_flip)
+    model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     measured, probabilities = model.evaluate(x, y)
     if record.get("seen_test_images"):
         name += " (TRAINED ON THE TEST IMAGES)"
-    flipped = model.configs["test_time_flip"]
-    how = {"dataset": name, "precision": precision, "test_time_flip": flipped}
-    measured = {**how, **measured}
-    if images is None:
+    views = {key: model.configs[key] for key in ("test_time_flip", "test_time_shift")}
+    measured = {"dataset": name, "precision": precision, **views, **measured}
+    if own:
         files.write_json(save_dir / metrics.TEST_FILE, measured)
         for file, picture in (
             ("confusion_matrix.png", plots.confusion_matrix_png(measured, class_names)),
@@ -83,8 +98,27 @@ def test(
             files.write_bytes(save_dir / file, picture)
     print(
         f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
-        f"{', each image with its mirror image' * flipped}"
+        f"{', each image with its mirror image' * views['test_time_flip']}"
+        f"{', and moved by a pixel' * views['test_time_shift']}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
-    if images is None:
+    if own:
         print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")
+
+
+def _split(save_dir: Path, record: dict, data, seed: int, split: str) -> tuple:
+    """The images and labels that a run was trained on, or validated by.
+
+    Raises:
+        RunError: it was trained on other images, or had none to validate.
+    """
+    if DataLoader.digest(data.x_train, data.y_train) != record["data_digests"]["train"]:
+        raise RunError(
+            f"{save_dir}: expected the training images of the run, found others; name their folder "
+            "with --data-dir"
+        )
+    parts = training_data(data, seed, record["training_configs"], record.get("seen_test_images"))
+    x, y = parts[:2] if split == "train" else parts[2:]
+    if not len(x):
+        raise RunError(f"{save_dir}: expected a run with validation images, found none held out")
+    return x, y
