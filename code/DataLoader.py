@@ -29,19 +29,17 @@ class DataSet(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load_data(
-    data_dir: str | Path, dataset: str = "cifar10", mirror: str | None = None, seed: int = 0
-) -> DataSet:
+def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None = None) -> DataSet:
     """Load a data set; CIFAR-10 and CIFAR-100 are downloaded where they are not found.
 
     Args:
         data_dir: folder of the data; "shapes" is embedded and does not use it.
         dataset: "cifar10", "cifar100", "shapes", or "folder" for ``folders.read``.
         mirror: http(s) address to download from, see ``download.fetch``.
-        seed: of the draw of the test images of a folder without its own, 1/6 of each class.
 
     Returns:
-        The data set; the official CIFAR ones have 50,000 training and 10,000 test images.
+        The data set; the official CIFAR ones have 50,000 training and 10,000 test images. A folder
+        without test images of its own gives a sixth of each class, the same ones to every run.
 
     Raises:
         UserError: an unknown data set.
@@ -63,7 +61,7 @@ def load_data(
         print(note, file=sys.stderr)
     if test:
         return DataSet(x, y, *test, class_names)
-    return DataSet(*train_valid_split(x, y, -(-len(y) // TEST_SHARE), seed), class_names)
+    return DataSet(*train_valid_split(x, y, -(-len(y) // TEST_SHARE), 0), class_names)
 
 
 def train_valid_split(

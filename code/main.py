@@ -53,15 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
             values[OVERRIDES] = {key.split(".")[1]: values.pop(key) for key in given}
         if "save_dir" in values:
             own = {"study": f"study-{values.get('name')}", "tune": f"{values.get('preset')}-tune"}
-            folder = values["save_dir"] or SAVED_MODELS / own.get(verb, values.get("preset"))
-            values["save_dir"] = folder.resolve()
+            values["save_dir"] = values["save_dir"] or SAVED_MODELS / own.get(
+                verb, values.get("preset")
+            )
             if OVERRIDES not in values:
-                values.pop(
-                    "preset", None
-                )  # it has named the folder of a run, whose record says all
+                # It has named the folder of a run, whose record says all.
+                values.pop("preset", None)
         # The pictures need no window: a notebook's or desktop's choice must not matter.
         os.environ["MPLBACKEND"] = "agg"
         try:
+            if "save_dir" in values:
+                values["save_dir"] = Path(os.path.realpath(values["save_dir"]))
             with warnings.catch_warnings():
                 warnings.simplefilter("default", UserWarning)
                 warnings.showwarning = lambda message, *_: print(

@@ -40,6 +40,23 @@ def test_a_second_hangup_does_not_end_the_process(handlers):
         assert signals.received()
 
 
+def test_what_reaches_a_process_twice_at_once_is_one_signal_and_later_it_is_two(
+    handlers, monkeypatch
+):
+    ended, now = [], [5.0]
+    monkeypatch.setattr(console.os, "_exit", ended.append)
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Signals() as signals:
+        signal.raise_signal(signal.SIGUSR1)  # a warning before the end is no wish to end at once
+        for seconds in (0.0, 0.5):
+            now[0] += seconds
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.received() and not ended
+        now[0] += 1.0
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [128 + signal.SIGTERM]
+
+
 def test_an_ignored_hangup_stays_ignored(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with console.Signals() as signals:

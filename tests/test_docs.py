@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import Configure
 from machine.errors import EXIT_CODES
+from study import tables
 from study.page import markdown
 from study.write import CAPTIONS
 
@@ -31,3 +33,11 @@ def test_the_page_of_a_study_says_what_its_results_say(name):
     pictures = {file: text for file, text in CAPTIONS.items() if (folder / file).exists()}
     results = json.loads((folder / "results.json").read_text())
     assert (folder / "README.md").read_text() == markdown(results, pictures)
+    runs = {
+        row.name: [
+            tables.read_run(path.parent) for path in sorted(folder.glob(f"{row.name}-*/run.json"))
+        ]
+        for row in Configure.STUDIES[name].rows
+    }
+    found = tables.tabulate(name, Configure.STUDIES[name], runs, results["expected"])
+    assert {**json.loads(json.dumps(found)), "failed": {}} == results

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from machine import files
-from machine.errors import EXIT_CODES, RunError, StorageError, UserError
+from machine.errors import EXIT_CODES, StorageError, UserError
 
 
 def failing(number):
@@ -157,5 +157,3 @@ def test_every_error_has_its_own_exit_code_and_a_meaning():
     assert len({error.exit_code for error in errors}) == len(errors) == 10
     assert EXIT_CODES[5] == "a saved run that is missing, damaged, or of something else"
     assert list(EXIT_CODES) == sorted(EXIT_CODES)
-    error = RunError("one line", key="epochs", found=3)
-    assert (str(error), error.key, error.found) == ("one line", "epochs", 3)

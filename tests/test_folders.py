@@ -14,11 +14,11 @@ def write(folder, count, level=0, size=(32, 32)):
         Image.new("RGB", size, (level, index, 0)).save(folder / f"{index}.png")
 
 
-def load(data_dir, seed=0):
-    return DataLoader.load_data(data_dir, "folder", seed=seed)
+def load(data_dir):
+    return DataLoader.load_data(data_dir, "folder")
 
 
-def test_a_folder_for_each_class_is_divided_by_class_and_seed(tmp_path, capsys):
+def test_a_folder_for_each_class_is_divided_by_class(tmp_path, capsys):
     for label, (name, count) in enumerate({"ant": 12, "Bee": 24, "wasp": 60}.items()):
         write(tmp_path / name, count, level=label, size=(40, 40) if name == "ant" else (32, 32))
     data = load(tmp_path)
@@ -32,8 +32,8 @@ def test_a_folder_for_each_class_is_divided_by_class_and_seed(tmp_path, capsys):
     both = np.concatenate([data.x_train, data.x_test])
     assert len({picture.tobytes() for picture in both}) == 96
     assert "12 of 96 pictures were resized." in capsys.readouterr().err
-    digests = [DataLoader.digest(load(tmp_path, seed).x_test) for seed in (0, 0, 1)]
-    assert digests[0] == digests[1] != digests[2]
+    # The same test images for every run: one may begin with the weights of another.
+    np.testing.assert_array_equal(load(tmp_path).x_test, data.x_test)
 
 
 def test_folders_train_and_test_are_taken_as_they_are(tmp_path):

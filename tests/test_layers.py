@@ -119,12 +119,6 @@ def test_a_frozen_batch_norm_uses_and_keeps_the_moving_statistics_as_in_keras():
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("axis", [1, -2])
-def test_batch_norm_over_another_axis_is_refused(axis):
-    with pytest.raises(ValueError, match=f"axis: expected -1, the last one, found {axis}"):
-        BatchNormalization(axis=axis)(random(FEW))
-
-
 def test_batch_norm_takes_the_last_axis_by_its_number():
     x = random(FEW)
     assert_close(BatchNormalization(axis=3)(x), keras.layers.BatchNormalization()(x), 1e-6)

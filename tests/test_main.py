@@ -406,6 +406,20 @@ def test_a_run_starts_from_the_weights_of_another_and_from_its_configuration(
     assert one["last_epoch"]["train_loss"] < float(history.split(",")[2]) - 0.1
 
 
+@pytest.mark.parametrize("flag", ["--init-from", "--config"])
+def test_a_run_does_not_come_out_of_the_folder_that_it_goes_into(trained, fails, flag):
+    before = sorted(os.listdir(trained))
+    code, line = fails("train", *TINY, "--save-dir", trained, flag, trained, "--epochs", "1")
+    assert code == 2 and line.startswith(f"{flag[2:].replace('-', '_')}: expected a run in another")
+    assert sorted(os.listdir(trained)) == before
+
+
+def test_weights_that_have_seen_the_validation_images_are_warned_of(trained, tmp_path, capfd):
+    arguments = ("--seed", "1", "--batch-size", "60000", "--init-from", trained)
+    assert run("train", *TINY, *arguments, "--save-dir", tmp_path / "run") == 2
+    assert "warning: init_from: that run had another --seed" in capfd.readouterr().err
+
+
 def test_any_labelled_file_is_measured(trained, tmp_path, capfd):
     x, y = shapes.load()[2:4]
     np.save(tmp_path / "images.npy", x[:50])
@@ -437,10 +451,14 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     assert (tmp_path / "out.gallery.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "out.csv").write_text("my own\n")
     np.save(tmp_path / "in.npy", np.zeros((1, 32, 32, 3), np.uint8))
-    kept = {path: path.read_bytes() for path in (tmp_path / "out.csv", tmp_path / "in.npy")}
+    (tmp_path / "my.gallery.png").write_bytes((tmp_path / "photos" / "2.png").read_bytes())
+    names = ("out.csv", "in.npy", "my.gallery.png")
+    kept = {path: path.read_bytes() for path in map(tmp_path.joinpath, names)}
     assert run(*arguments, *output, "--skip-damaged") == 2
     assert run(*arguments[:3], "--input", tmp_path / "in.npy", "--output", tmp_path / "in.npy") == 2
     assert run(*arguments, "--output", tmp_path / "out.png", "--skip-damaged") == 2
+    for images in (tmp_path / "photos" / "2.png", tmp_path / "my.gallery.png"):
+        assert run(*arguments[:3], "--input", images, "--output", tmp_path / "my.npy") == 2
     assert all(path.read_bytes() == before for path, before in kept.items())
 
 

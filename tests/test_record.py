@@ -29,9 +29,8 @@ def test_a_record_comes_back(tmp_path):
 def test_every_key_must_be_there_and_of_its_type(tmp_path, name):
     for value in (None, [5]):
         write_record(tmp_path, {**FINISHED, name: value})
-        with pytest.raises(RunError, match=f"run.json: damaged: no {name}") as caught:
+        with pytest.raises(RunError, match=f"run.json: damaged: no {name}"):
             read_record(tmp_path)
-        assert caught.value.key == name
 
 
 @pytest.mark.parametrize(
@@ -42,6 +41,7 @@ def test_every_key_must_be_there_and_of_its_type(tmp_path, name):
         {"model_configs__width": "wide"},
         {"data_digests": {"train": "a"}},
         {"training_configs": {}},
+        {"training_configs__valid_size": "5000"},
     ],
 )
 def test_a_record_of_no_network_is_damaged(tmp_path, changes):

@@ -23,6 +23,7 @@ STUDY = Configure.Study(
         Configure.Row("mixed", "with", {}, "plain", "does it help?", 89.54, "it helps"),
         Configure.Row("other", "alone", {}, "plain", "is it worse?", lower=True),
     ),
+    preset="quickstart",
     epochs=200,
 )
 CORRECT = {"plain": [150, 152, 149], "mixed": [155, 160, 152], "other": [140]}
@@ -121,7 +122,7 @@ def test_matrices_are_summed_over_seeds(tmp_path):
     for seed in range(3):
         y, p = generator.integers(0, 3, 50), generator.dirichlet(np.ones(3), 50)
         run = tables.read_run(save(tmp_path / str(seed), 150, seed))
-        run["test"] = measure(y, p)
+        run["test"].update(measure(y, p))
         runs.append(run)
         truth.append(y)
         guesses.append(p.argmax(1))
@@ -151,8 +152,66 @@ def test_every_number_of_the_page_is_one_of_the_results(results):
 
 
 def test_a_row_without_runs_is_left_out(results):
+    assert "| mixed: with |" in page.markdown(results, {})
     results["rows"][1].update(runs=[], difference=None)
-    assert "it helps" not in page.markdown(results, {})
+    assert "mixed" not in page.markdown(results, {})
+
+
+def test_the_page_says_each_number_in_its_place(results):
+    results["rows"][0].update(memorized=0.25)
+    results["dataset"] = "cifar10"
+    text = page.markdown(results, {})
+    header, _, plain, mixed, _ = re.findall(r"^\|.*\|$", text, re.M)[:5]
+    assert header.split("|")[1:-1] == [
+        *(" configuration ", " report ", " ours ", " each seed ", " difference "),
+        *(" own training images ", " false labels memorized "),
+    ]
+    # 150, 152 and 149 of 200 test images, and 10 of each training images less.
+    assert plain == (
+        "| plain: without | 88.21 | 75.17 ± 0.76 | 75.00, 76.00, 74.50 | – | 70.17 | 25.00 |"
+    )
+    assert mixed.startswith("| mixed: with | 89.54 | 77.83 ± 2.02 | 77.50, 80.00, 76.00 | +2.67 (")
+
+
+def test_the_page_names_values_that_are_not_those_of_the_study(tmp_path):
+    values = {**dict(zip(Configure.KEYS, Configure.configure("resnet20", {}), strict=True))}
+    changes = {"model_configs__depth": 8, "dataset": "cifar100"}
+    for name, record in (("same", {}), ("other", changes)):
+        write_run(tmp_path / name, tuple(values.values()), 150, **{"dataset": "cifar10", **record})
+        runs = {"plain": [tables.read_run(tmp_path / name)]}
+        study = STUDY._replace(preset="resnet20")
+        text = page.markdown(tables.tabulate("x", study, runs, 1), {})
+        assert ("study's own: depth 8 for 20.**" in text) == (name == "other")
+        assert ("| 88.21 |" in text) == (name == "same")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"test_time_flip": True}, "measured in one way"),
+        ({"precision": "bfloat16"}, "measured in one way"),
+        ({"weights_sha256": "other"}, "metrics of other weights"),
+        ({"accuracy": "0.5"}, "a metric that is no number"),
+        ({"confusion_matrix": [[1]]}, "a confusion matrix of 1 classes"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_compared(tmp_path, changes, said):
+    runs = [save(tmp_path / name, 150, seed) for seed, name in enumerate("ab")]
+    path = runs[1] / "test_metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(RunError, match=said):
+        compare(runs=runs, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path):
+    runs = [save(tmp_path / name, 150, hardware__cores=cores) for cores, name in enumerate("ab")]
+    with pytest.raises(RunError, match="found a and b of one configuration and seed 0"):
+        compare(runs=runs, output=tmp_path / "out")
+    other = save(tmp_path / "c", 160, precision__used="bfloat16")
+    compare(runs=[runs[0], other], output=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["text"] for row in found["rows"]] == ["precision float32", "precision bfloat16"]
 
 
 def test_the_matrices_of_the_report():
@@ -191,7 +250,7 @@ def test_compare_tells_runs_of_one_name_apart(tmp_path, changes, rows):
     assert found["finished"] == found["expected"] == 2
 
 
-@pytest.mark.parametrize("results", [None, "[]", '{"mine": 1}'])
+@pytest.mark.parametrize("results", [None, "[]", '{"mine": 1}', '{"study": "tables"}'])
 def test_compare_does_not_write_among_files_of_something_else(tmp_path, results):
     (tmp_path / "README.md").write_text("mine")
     if results:
@@ -202,7 +261,7 @@ def test_compare_does_not_write_among_files_of_something_else(tmp_path, results)
 
 
 def test_compare_refuses_runs_on_different_data(tmp_path):
-    runs = [save(tmp_path / "a", 150), save(tmp_path / "b", 150, data_digests__test="other")]
+    runs = [save(tmp_path / "a", 150), save(tmp_path / "b", 150, 1, data_digests__test="other")]
     with pytest.raises(RunError, match="same test images"):
         compare(runs=runs, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

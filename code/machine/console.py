@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 import threading
+import time
 
 HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that save and stop a training; schedulers warn with any of the last four."""
 ENDING = (signal.SIGINT, signal.SIGTERM)  # at once, the second time
+# A scheduler may signal a study and its runs, to which the study hands it on: that is one signal.
+ONE_SIGNAL_SECONDS = 1.0
 
 
 class _Lasting(io.TextIOBase):
@@ -66,13 +69,13 @@ def lasting_streams():
 class Signals:
     """Remembers the signals of HEARD for a training to see.
 
-    A second SIGINT or SIGTERM ends the process at once. Outside the main thread, where Python hears
-    no signals, it does nothing. A signal that was ignored when the process started (``nohup``)
-    stays ignored.
+    A second SIGINT or SIGTERM, a second or more later, ends the process at once. Outside the main
+    thread, where Python hears no signals, it does nothing. A signal that was ignored when the
+    process started (``nohup``) stays ignored.
     """
 
     def __enter__(self) -> Signals:
-        self._received = False
+        self._received, self._asked_to_end = False, None
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for name in HEARD:
@@ -92,8 +95,12 @@ class Signals:
 
     def _receive(self, number, frame):
         # A terminal that closes may send SIGHUP twice: that is no wish to lose the work.
-        if self._received and number in ENDING:
-            os._exit(128 + number)
+        if number in ENDING:
+            now = time.monotonic()
+            if self._asked_to_end is None:
+                self._asked_to_end = now
+            elif now - self._asked_to_end >= ONE_SIGNAL_SECONDS:
+                os._exit(128 + number)
         self._received = True
         with contextlib.suppress(OSError):
             # Not print: it may have been interrupted in a print itself.

@@ -5,23 +5,11 @@ Every message is one line: what was expected, what was found, what to do.
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class UserError(ValueError):
-    """A wrong flag or value.
-
-    Args:
-        message: the line that is shown.
-        key: name of what was wrong, where it has one.
-        found: what it was.
-    """
+    """A wrong flag or value."""
 
     exit_code = 2
-
-    def __init__(self, message: str = "", key: str = "", found: Any = None):
-        super().__init__(message)
-        self.key, self.found = key, found
 
 
 class DataError(UserError):

@@ -179,8 +179,6 @@ class Run:
             raise RunError(
                 f"{self.folder}: expected a new or empty folder, or the folder of a run, found "
                 f"{others[0]}{more}; name another one with --save-dir",
-                key="save_dir",
-                found=others,
             )
 
     def _take_lock(self):

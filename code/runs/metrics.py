@@ -9,9 +9,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import math
+from numbers import Real
+from pathlib import Path
 
 import numpy as np
+
+from machine.errors import RunError
 
 ECE_BINS = 15
 HISTORY_COLUMNS = (
@@ -105,9 +110,51 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, num_classes: int) -> 
     Returns:
         int64 ``[K, K]``: entry (i, j) counts the images of class i that were taken for class j.
     """
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (y, predicted), 1)
-    return matrix
+    pairs = np.bincount(y * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
+def views(values: dict) -> str:
+    """How an image was looked at, besides as it is, in words, by its keys test_time_*."""
+    words = ["with its mirror image"] * values["test_time_flip"]
+    words += ["moved by a pixel"] * values["test_time_shift"]
+    return f", each also {' and '.join(words)}" if words else ""
+
+
+def read_test_metrics(folder: Path, record: dict) -> dict | None:
+    """Read what ``main.py test`` found of a run.
+
+    Args:
+        folder: of the run.
+        record: of the run.
+
+    Returns:
+        The metrics of ``measure`` and how they were measured; None if it was not tested.
+
+    Raises:
+        RunError: the file is damaged, or of weights that the run had before.
+    """
+    path = folder / TEST_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        rows = [len(found["confusion_matrix"]), *map(len, found["confusion_matrix"])]
+        if {*rows} != {len(record["class_names"])}:
+            raise ValueError(f"a confusion matrix of {rows[0]} classes")
+        numbers = [found[key] for key in ("n", "accuracy", "loss", "ece")]
+        numbers += found["accuracy_interval"]
+        if len(numbers) != 6 or not all(isinstance(number, Real) for number in numbers):
+            raise ValueError("a metric that is no number")
+        if found.get("weights_sha256", record["weights_sha256"]) != record["weights_sha256"]:
+            raise ValueError("metrics of other weights")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{path}: expected what python main.py test writes of this run, found {error!r}; run "
+            "it again"
+        ) from error
+    # One of before these keys were there.
+    return {"precision": "float32", "test_time_flip": False, "test_time_shift": False, **found}
 
 
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:

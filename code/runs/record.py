@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict:
         path: the run's folder, or its run.json under any name.
 
     Returns:
-        The keys of ``KEYS``; the configurations are complete, ``model_configs`` is in its ranges.
+        The keys of ``KEYS``; the configurations are complete and in their ranges.
 
     Raises:
         RunError: it is missing or damaged.
@@ -88,14 +88,13 @@ def read_record(path: Path) -> dict:
         raise RunError(f"{file}: damaged: {error}") from error
     for name, key in KEYS.items():
         if not isinstance(record, dict) or not _fits(record.get(name), key.kind):
-            raise RunError(f"{file}: damaged: no {name}", key=name)
+            raise RunError(f"{file}: damaged: no {name}")
     try:
-        for name in ("model_configs", "training_configs"):
-            record[name] = _complete(name, record[name])
-        configs = record["model_configs"]
-        for name, key in Configure.MODEL_KEYS.items():
-            configs[name] = Configure.check(name, key, configs[name])
-        Configure.check_depth(configs["depth"])
+        for name, keys in Configure.KEYS.items():
+            configs = record[name] = _complete(name, record[name])
+            for key, what in keys.items():
+                configs[key] = Configure.check(key, what, configs[key])
+        Configure.check_depth(record["model_configs"]["depth"])
     except ValueError as error:
         raise RunError(f"{file}: damaged: {error}") from error
     return record
@@ -107,7 +106,6 @@ def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:
         raise RunError(
             f"{folder}: expected a run that has not seen the test images, found one that was "
             "trained on them, so that its accuracy means nothing; --seen-test-images takes it",
-            key="seen_test_images",
         )
 
 
@@ -145,9 +143,9 @@ def require_same(chief: dict, worker: dict) -> None:
         )
 
 
-def _complete(name: str, configs: dict) -> dict:
+def _complete(name: str, configs: dict | None) -> dict:
     """Add the keys that came after the run: their defaults are what was done without them."""
-    return {**getattr(Configure, name), **configs}
+    return {**getattr(Configure, name), **(configs or {})}
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
 
 NONE = "–"
 
@@ -20,6 +21,9 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         parts.append(
             f"**Partial: {results['finished']} of {results['expected']} runs are finished.**"
         )
+    if results.get("failed"):
+        failed = "; ".join(f"{name}: {why}" for name, why in results["failed"].items())
+        parts.append(f"**Failed, and in no number: {failed}**")
     if not rows:
         return "\n\n".join(parts) + "\n"
     epochs = _all(rows, "epochs")
@@ -27,9 +31,12 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
         "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
         "deviation, and each seed's own; for one seed, Wilson's 95 % interval. Differences are in "
-        "points, with their 95 % interval: Student's t of the differences paired by seed, or of "
-        "the test images alone where there is one pair."
+        "points, over the seeds that both have, with their 95 % interval: Student's t of the "
+        "differences paired by seed, which knows nothing of other test images, or Newcombe's of "
+        "the test images, which knows nothing of other seeds, where there is one pair."
     )
+    if results["changed"]:
+        parts.append(f"**Other values than the study's own: {'; '.join(results['changed'])}.**")
     if results["report_epochs"] and epochs != str(results["report_epochs"]):
         parts.append(
             f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
@@ -38,31 +45,36 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
             "regularization (mixup, dropout, more augmentation) usually pays late."
         )
     parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
-    parts += [f"![{text.split(':')[0]}]({name})\n\n{text}" for name, text in pictures.items()]
+    parts += [
+        f"![{re.split('[.:,]', text)[0]}]({name})\n\n{text}" for name, text in pictures.items()
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _accuracies(results: dict, rows: list[dict]) -> str:
-    memorized = any(row["memorized"] is not None for row in rows)
     header = ["configuration", "report", "ours", "each seed", "difference"]
-    header += ["own training images", *(["false labels memorized"] if memorized else [])]
-    lines = []
+    header += ["own training images", "false labels memorized"]
+    lines, other = [], results["dataset"] != "cifar10"
     for row in rows:
         text = f"**{row['text']}**" if row["leak"] else row["text"]
-        deviation = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.2f}"
-        if len(row["runs"]) == 1:  # Wilson's interval
+        if row["deviation"] is None:  # one run
             low, high = row["runs"][0]["interval"]
             deviation = f" ({100 * low:.2f} to {100 * high:.2f})"
+        else:
+            deviation = f" ± {100 * row['deviation']:.2f}"
         line = [
             f"{row['name']}: {text}",
-            NONE if row["reported"] is None else f"{row['reported']:.2f}",
+            NONE if row["reported"] is None or other else f"{row['reported']:.2f}",
             f"{100 * row['accuracy']:.2f}{deviation}",
             ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"]),
             f"{_points(row['difference'])} against {row['against']}" if row["difference"] else NONE,
             _percent(row["train_accuracy"]),
+            _percent(row["memorized"]),
         ]
-        lines.append([*line, _percent(row["memorized"])] if memorized else line)
-    return _table(header, lines)
+        lines.append(line)
+    # Without the columns that say nothing.
+    columns = [c for c in zip(header, *lines, strict=True) if set(c[1:]) != {NONE}]
+    return _table(*zip(*columns, strict=True))
 
 
 def _questions(results: dict) -> str:
@@ -83,8 +95,6 @@ def _answer(difference: dict) -> str:
     runs = f"{seeds} seed{'s' * (seeds > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
     low, high = (f"{100 * end:+.2f}" for end in difference["interval"])
     found = f"{100 * difference['mean']:+.2f} points, 95 % interval {low} to {high}"
-    if seeds == 1:
-        found += "; the interval is of the test images alone and knows nothing of other seeds"
     link = "from" if difference["answer"] == "cannot be told" else "in"
     return f"**{difference['answer']}** {link} {runs} ({found})."
 
@@ -110,7 +120,7 @@ def _circumstances(rows: list[dict]) -> str:
         for row in rows
         for run in row["runs"]
     }
-    table = _table(header, lines)
+    table = _table(header, *lines)
     return f"## How it was run\n\n{table}\n\nVersions: {'; '.join(sorted(versions))}."
 
 
@@ -136,7 +146,7 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.2f}"
 
 
-def _table(header: list[str], lines: list[list[Any]]) -> str:
+def _table(header: Sequence[str], *lines: Sequence[str]) -> str:
     rule = "|" + "---|" * len(header)
     return "\n".join(
         ["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(x) + " |" for x in lines)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 
 from runs.plots import draw_matrix, new_figure, plain_matplotlib, to_png
@@ -33,7 +35,7 @@ def curves_png(results: dict) -> bytes:
             values = scale * np.array([h[:shortest] for h in histories], np.float64)
             color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
             epochs = np.arange(1, shortest + 1)
-            label = f"{row['name']}: {row['text']}"
+            label = textwrap.shorten(f"{row['name']}: {row['text']}", 75, placeholder=" ...")
             marker = "o" if shortest == 1 else None
             axes.plot(epochs, values.mean(0), line, color=color, marker=marker, label=label)
             if len(values) > 1:

@@ -8,12 +8,15 @@ import math
 import statistics
 from pathlib import Path
 
+import Configure
 from Configure import Row, Study
 from machine.errors import RunError
-from runs.metrics import TEST_FILE, wilson_interval
+from runs.metrics import TEST_FILE, read_test_metrics, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
 TRAIN_FILE = "train_metrics.json"
+HOW = ("precision", "test_time_flip", "test_time_shift")
+NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
 T95 = (
@@ -39,14 +42,14 @@ def read_run(folder: Path) -> dict:
     Raises:
         RunError: a file is missing or damaged.
     """
-    run = {"record": read_record(folder), "train": None}
-    if not (folder / TEST_FILE).exists():
+    record = read_record(folder)
+    run = {"record": record, "test": read_test_metrics(folder, record), "train": None}
+    if run["test"] is None:
         raise RunError(
             f"{folder}: expected a tested run, found no {TEST_FILE}; run python main.py test "
             f"--save-dir {folder}"
         )
     try:
-        run["test"] = json.loads((folder / TEST_FILE).read_text())
         if (folder / TRAIN_FILE).exists():
             run["train"] = json.loads((folder / TRAIN_FILE).read_text())
         with (folder / "history.csv").open(newline="") as file:
@@ -73,7 +76,7 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
         Plain values: accuracies and shares are fractions, "reported" is in percent.
 
     Raises:
-        RunError: the runs were measured on different test images.
+        RunError: the runs were measured on different test images, or in different ways.
     """
     found = [run for row in runs.values() for run in row]
     if len({run["record"]["data_digests"]["test"] for run in found}) > 1:
@@ -82,6 +85,19 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
             "expected runs that were measured on the same test images, found different ones "
             f"(data: {', '.join(names)}); name runs on one data set"
         )
+    how = {tuple(run["test"][key] for key in HOW) for run in found}
+    if len(how) > 1:
+        ways = "; ".join(str(dict(zip(HOW, values, strict=True))) for values in sorted(how))
+        raise RunError(
+            f"expected runs that were measured in one way, found {ways}; run python main.py test "
+            "on each with the same flags"
+        )
+    changed = {
+        line
+        for row in study.rows
+        for run in runs.get(row.name, [])
+        for line in _changed(study, row, run["record"])
+    }
     rows = {row.name: _row(row, runs.get(row.name, [])) for row in study.rows}
     for row in study.rows:
         if row.against in rows:
@@ -93,6 +109,7 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
         "finished": len(found),
         "expected": expected,
         "report_epochs": study.epochs,
+        "changed": sorted(changed),
         "dataset": first and first["record"]["dataset"],
         "class_names": first and first["record"]["class_names"],
         "test_images": first and first["test"]["n"],
@@ -100,10 +117,25 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
     }
 
 
+def _changed(study: Study, row: Row, record: dict) -> list[str]:
+    """What a run of a study has in place of the study's own values, but for its epochs."""
+    if not study.epochs:  # a comparison
+        return []
+    epochs = {"epochs": record["training_configs"]["epochs"]}
+    own = Configure.study_overrides(study, row, record["model_configs"]["seed"], epochs)
+    own = dict(zip(Configure.KEYS, Configure.configure(study.preset, own), strict=True))
+    return [
+        f"{key} {record[part][key]} for {value}"
+        for part, values in own.items()
+        for key, value in values.items()
+        if key != "precision" and record[part][key] != value
+    ]
+
+
 def _row(row: Row, runs: list[dict]) -> dict:
     """All that the table says of one configuration."""
     listed = sorted((_run(run) for run in runs), key=lambda run: run["seed"])
-    said = ("name", "text", "reported", "against", "leak", "question", "claim")
+    said = ("name", "text", "reported", "against", "leak", "measure", "question", "claim")
     result = {
         **{key: getattr(row, key) for key in said},
         "runs": listed,
@@ -113,9 +145,11 @@ def _row(row: Row, runs: list[dict]) -> dict:
         accuracies = [run["accuracy"] for run in listed]
         result["accuracy"] = statistics.fmean(accuracies)
         result["deviation"] = statistics.stdev(accuracies) if len(runs) > 1 else None
-        for key in ("train_accuracy", "memorized", "minutes"):
+        for key in ("train_accuracy", "memorized"):
             values = [run[key] for run in listed]
             result[key] = None if None in values else statistics.fmean(values)
+        # Of one run that was paused, or went on elsewhere, the median knows nothing.
+        result["minutes"] = statistics.median(run["minutes"] for run in listed)
         matrices = [run["test"]["confusion_matrix"] for run in runs]
         result["confusion_matrix"] = [
             [sum(cells) for cells in zip(*lines, strict=True)]
@@ -130,12 +164,12 @@ def _run(run: dict) -> dict:
     return {
         "seed": record["model_configs"]["seed"],
         "accuracy": test["accuracy"],
-        "correct": round(test["accuracy"] * test["n"]),
         "n": test["n"],
         "interval": test["accuracy_interval"],  # Wilson's
         "loss": test["loss"],
         "train_accuracy": train.get("accuracy"),
         "memorized": train.get("memorized"),
+        "false_labels": train.get("false_labels"),
         "images": train.get("n"),
         "minutes": record["minutes"],
         "epochs": record["training_configs"]["epochs"],
@@ -155,19 +189,18 @@ def _difference(row: Row, ours: dict, theirs: dict) -> dict | None:
     pairs = [(run, other[run["seed"]]) for run in ours["runs"] if run["seed"] in other]
     if not pairs:
         return None
-    if len(pairs) == 1:
-        (a, b), kind = pairs[0], "test images alone"
-        mean, low, high = newcombe_interval(a["correct"], a["n"], b["correct"], b["n"])
+    if len(pairs) > 1:
+        mean, low, high = paired_interval([a[row.measure] - b[row.measure] for a, b in pairs])
     else:
-        kind = "paired t"
-        mean, low, high = paired_interval([a["accuracy"] - b["accuracy"] for a, b in pairs])
+        # Right answers of the test images, or memorized ones of the false labels.
+        (p, n), (q, m) = ((run[row.measure], run[NUMBERS[row.measure]]) for run in pairs[0])
+        mean, low, high = newcombe_interval(round(p * n), n, round(q * m), m)
     sign = -1 if row.lower else 1
     bounds = sorted((sign * low, sign * high))
     answer = "yes" if bounds[0] > 0 else "no" if bounds[1] < 0 else "cannot be told"
     return {
         "mean": mean,
         "interval": [low, high],
-        "kind": kind,
         "seeds": len(pairs),
         "epochs": min(run["epochs"] for pair in pairs for run in pair),
         "answer": answer,

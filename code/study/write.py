@@ -19,17 +19,17 @@ CAPTIONS = {
 }
 
 
-def require_own(folder: Path) -> None:
-    """Raise ``RunError`` if one of these files in ``folder`` is not of a study or comparison."""
+def require_own(folder: Path, study: str) -> None:
+    """Raise ``RunError`` if one of these files in ``folder`` is not of the study of this name."""
     found = [name for name in (RESULTS_FILE, PAGE_FILE, *CAPTIONS) if (folder / name).exists()]
     try:
-        own = not found or "study" in json.loads((folder / RESULTS_FILE).read_bytes())
-    except (OSError, ValueError, TypeError):
+        own = not found or json.loads((folder / RESULTS_FILE).read_bytes())["study"] == study
+    except (OSError, ValueError, TypeError, KeyError):
         own = False
     if not own:
         raise RunError(
-            f"{folder}: expected a new folder, or one of a study or comparison, found {found[0]} "
-            "of something else; name another"
+            f"{folder}: expected a new folder, or one of {study}, found {found[0]} of something "
+            "else; name another"
         )
 
 
@@ -52,6 +52,9 @@ def write_results(folder: Path, results: dict) -> None:
         drawn["curves.png"] = plots.curves_png(results)
         drawn["matrices.png"] = plots.matrices_png(results)
     pictures = {name: CAPTIONS[name] for name, data in drawn.items() if data}
-    for name in pictures:
-        files.write_bytes(folder / name, drawn[name])
+    for name in CAPTIONS:
+        if name in pictures:
+            files.write_bytes(folder / name, drawn[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
     files.write_bytes(folder / PAGE_FILE, page.markdown(results, pictures).encode())

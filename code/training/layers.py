@@ -18,19 +18,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     rounding. Several replicas normalize by the statistics of the whole global batch.
 
     Input and output: float32 or bfloat16 ``[B, H, W, C]``.
-
-    Raises:
-        ValueError: an ``axis`` that is not the last, when the layer is built.
     """
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the variables."""
-        if self.axis not in (-1, len(input_shape) - 1):
-            raise ValueError(
-                f"axis: expected -1, the last one, found {self.axis}; use "
-                "keras.layers.BatchNormalization for another"
-            )
-        super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalize by the batch's statistics when training, else by the moving ones.

@@ -118,7 +118,7 @@ class Training:
                 if stopping and progress.step < last:
                     raise InterruptedRunError(
                         f"stopped and saved after step {progress.step}; the same command goes on "
-                        "from there"
+                        "from there, without --fresh"
                     )
         return progress
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import Configure
+from machine.errors import RunError
 from study import tables
 from study.write import PAGE_FILE, require_own, write_results
 
@@ -20,17 +21,25 @@ def compare(*, runs: list[Path], output: Path) -> None:
         output: folder to write to.
 
     Raises:
-        RunError: a run is missing, damaged or not tested, or was measured on other test images;
-            or ``output`` holds something else.
+        RunError: a run is missing, damaged or not tested, or was measured on other test images
+            or in another way; two runs of one seed differ; or ``output`` holds something else.
         StorageError: ``output`` cannot be written.
     """
-    require_own(output)
+    require_own(output, "compare")
     runs = [folder.resolve() for folder in runs]
     alike = len({folder.name for folder in runs}) < len(set(runs))
     groups: dict[str, dict[str, dict]] = {}
     for folder in runs:
         run, name = tables.read_run(folder), str(folder) if alike else folder.name
-        groups.setdefault(json.dumps(_configuration(run), sort_keys=True), {})[name] = run
+        group = groups.setdefault(json.dumps(_configuration(run), sort_keys=True), {})
+        seed = run["record"]["model_configs"]["seed"]
+        for other, known in group.items():
+            if known["record"]["model_configs"]["seed"] == seed and other != name:
+                raise RunError(
+                    f"expected runs that differ, found {other} and {name} of one configuration and "
+                    f"seed {seed}; name one of them"
+                )
+        group[name] = run
     configurations = [json.loads(key) for key in groups]
     differing = [
         key
@@ -63,5 +72,7 @@ def _configuration(run: dict) -> dict:
     values = {**record["model_configs"], **record["training_configs"]}
     values["seen_test_images"] = record.get("seen_test_images", False)
     values["init_from"] = record.get("init_from")
+    values["precision"] = record["precision"]["used"]
+    values["training data"] = record["data_digests"]["train"][:8]
     del values["seed"]
     return values

@@ -12,7 +12,7 @@ from pathlib import Path
 import DataLoader
 from machine import files, processor
 from machine.errors import UserError
-from runs import plots
+from runs import metrics, plots
 from runs import record as records
 
 SHOWN = 20  # answers on the screen
@@ -71,14 +71,14 @@ def predict(
         images = DataLoader.find_private_images(data_dir)
     table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
     if not stream:
-        _require_own(output, table, images)
+        _require_own(output, table, gallery, images)
     say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
     source = _open_images(images, record, data_dir, mirror, layout, skip_damaged)
     processor.prepare_tensorflow()
     from Model import INFERENCE_BATCH, Model
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
-    count = f"{len(source):,} image{'s' * (len(source) != 1)}"
+    count = f"{len(source):,} image{'s' * (len(source) != 1)}{metrics.views(model.configs)}"
     say(f"predicting {count}: {source.source} ({source.reason})")
     for note in source.notes:
         say(note)
@@ -127,13 +127,19 @@ def predict(
         say(f"pictures: {gallery}")
 
 
-def _require_own(output: Path, table: Path, images: Path | None) -> None:
+def _require_own(output: Path, table: Path, gallery: Path, images: Path | None) -> None:
     """Raise ``UserError`` if the answers would replace something else than earlier answers."""
     if output.is_dir() or output.suffix != ".npy":
         raise UserError(f"output: expected a file name that ends in .npy, found {output}")
-    if images is not None and output.exists() and images.exists() and output.samefile(images):
+    for path in (output, gallery):
+        if images is not None and path.exists() and images.exists() and path.samefile(images):
+            raise UserError(
+                f"output: expected another file than the images, found {path}; name another"
+            )
+    pictures = images is not None and images.suffix.lower() != ".npy"
+    if pictures and gallery.exists() and not table.exists():
         raise UserError(
-            f"output: expected another file than the images, found {output}; name another"
+            f"output: {gallery} would be replaced, which predict did not write; name another"
         )
     if table.exists():
         with table.open(errors="replace") as file:
@@ -152,6 +158,6 @@ def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
         from sources import shapes
 
         return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
-    data = DataLoader.load_data(data_dir, dataset, mirror, record["model_configs"]["seed"])
+    data = DataLoader.load_data(data_dir, dataset, mirror)
     reason = f", as no private .npy is below {data_dir}" * (dataset == "cifar10")
     return DataLoader.testing_images(data.x_test, f"the public test images of {dataset}{reason}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import shlex
 from html import escape
 from pathlib import Path
@@ -13,7 +12,7 @@ import Configure
 from machine import files
 from machine.errors import RunError
 from runs import record as records
-from runs.metrics import TEST_FILE
+from runs.metrics import read_test_metrics, views
 
 PICTURES = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
@@ -90,7 +89,7 @@ def report(*, save_dir: Path, output: Path | None = None) -> None:
 def _run_page(folder: Path) -> tuple[str, str]:
     record = records.read_record(folder)
     configs = {**record["model_configs"], **record["training_configs"]}
-    last, metrics = record["last_epoch"], _read_metrics(folder, record)
+    last, metrics = record["last_epoch"], read_test_metrics(folder, record)
     parts = [
         f"<p>{escape(_summary(record, metrics))}</p>",
         _section("Command", _code(_command(record))),
@@ -100,7 +99,7 @@ def _run_page(folder: Path) -> tuple[str, str]:
         name = f"Test on {metrics['n']:,} images"
         classes = _class_table(metrics, record["class_names"])
         parts.append(_section(name, _picture(folder / "confusion_matrix.png"), classes))
-        if "confidence_bins" in metrics:
+        if metrics.get("confidence_bins"):
             parts.append(_section("Reliability", _reliability(metrics)))
         parts.append(_section("Mistakes", _picture(folder / "mistakes.png")))
     digests = {f"{name} data": digest for name, digest in record["data_digests"].items()}
@@ -139,9 +138,9 @@ def _summary(record: dict, metrics: dict | None) -> str:
         line += " It was trained on the test images too: its results say nothing of other images."
     accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     return (
-        f"{line} Top-1 accuracy on the test images {accuracy:.2f} % (95 % interval {low:.2f} to "
-        f"{high:.2f} %), loss {metrics['loss']:.4f}, expected calibration error "
-        f"{metrics['ece']:.4f}."
+        f"{line} Top-1 accuracy on the test images{views(metrics)}: {accuracy:.2f} % (95 % "
+        f"interval {low:.2f} to {high:.2f} %), loss {metrics['loss']:.4f}, expected calibration "
+        f"error {metrics['ece']:.4f}."
     )
 
 
@@ -153,24 +152,9 @@ def _command(record: dict) -> str:
     usual = {**defaults[0], **defaults[1]}
     changed = {name: value for name, value in configs.items() if usual.get(name) != value}
     words = ["python", "main.py", "train", "--preset", preset, *Configure.flags(changed)]
+    if sha := record.get("init_from"):
+        words.append(f"--init-from=RUN of weights {sha[:12]}")
     return shlex.join(words)
-
-
-def _read_metrics(folder: Path, record: dict) -> dict | None:
-    path = folder / TEST_FILE
-    if not path.exists():
-        return None
-    try:
-        metrics = json.loads(path.read_bytes())
-        rows = [len(metrics["confusion_matrix"]), *map(len, metrics["confusion_matrix"])]
-        if {*rows} != {len(record["class_names"])}:
-            raise ValueError(f"a confusion matrix of {rows[0]} classes")
-        _summary(record, metrics)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{path}: expected what python main.py test writes, found {error!r}; run it again"
-        ) from error
-    return metrics
 
 
 def _class_table(metrics: dict, class_names: list[str]) -> str:

@@ -94,13 +94,17 @@ def study(
         for number in range(seeds)
         for row in grid.rows
     ]
-    configs = [
-        Configure.configure(
-            grid.preset, Configure.study_overrides(grid, task.row, task.seed, overrides)
-        )
-        for task in tasks
+    # Runs of more seeds that are there are in the results, too.
+    tasks += [
+        _Task(row, int(number), folder)
+        for row in grid.rows
+        for folder in sorted(save_dir.glob(f"{row.name}-*"))
+        if (number := folder.name.removeprefix(f"{row.name}-")).isdigit()
+        and int(number) >= seeds
+        and tables.is_finished(folder)
     ]
-    require_own(save_dir)
+    configs = [_configure(grid, task, overrides) for task in tasks]
+    require_own(save_dir, name)
     for task, wanted in zip(tasks, configs, strict=True):
         _require_same_configuration(task.folder, *wanted)
     # Before any run needs them: they are downloaded once, and what is wrong is said at once.
@@ -169,12 +173,14 @@ class _Workers:
                 with files.locked(task.log.with_suffix(".lock")) as lock:
                     if lock is None or tables.is_finished(task.folder):
                         continue
+                    if task.folder.name in self._failed:
+                        continue
                     code = self._start(worker, task, lock, environment)
                     if self._stopping:
                         return
-                if code:
-                    self._failed[task.folder.name] = _last_line(task.log, code)
-                elif tables.is_finished(task.folder):
+                    if code:
+                        self._failed[task.folder.name] = _last_line(task.log, code)
+                if tables.is_finished(task.folder):
                     self._say(task)
                     self._write(write_numbers)
         except Exception as error:  # to be raised where the user sees it
@@ -203,6 +209,8 @@ class _Workers:
 
     def _stop(self) -> None:
         with self._turn:
+            if self._stopping:
+                return
             self._stopping = True
             for process in self._children.values():
                 if process.poll() is None:
@@ -222,7 +230,7 @@ class _Workers:
                 if tables.is_finished(task.folder):
                     runs.setdefault(task.row.name, []).append(tables.read_run(task.folder))
             results = tables.tabulate(self._name, self._grid, runs, len(self._tasks))
-            write(self._folder, results)
+            write(self._folder, {**results, "failed": self._failed})
 
     def _count_epochs(self) -> int:
         """Epochs that all runs have behind them."""
@@ -255,16 +263,32 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     from Model import Model
 
     _, configs = Configure.configure(grid.preset, chosen)
-    data = DataLoader.load_data(data_dir, configs["dataset"], mirror, task.seed)
-    x, y, *_ = training_data(data, task.seed, configs, task.row.leak)
+    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
+    clean = {**configs, "label_noise": 0.0}
+    x, y, *_ = training_data(data, task.seed, clean, task.row.leak)
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
     if configs["label_noise"]:
-        clean_configs = {**configs, "label_noise": 0.0}
-        _, clean, *_ = training_data(data, task.seed, clean_configs, task.row.leak)
-        false = clean != y
+        _, trained, *_ = training_data(data, task.seed, configs, task.row.leak)
+        false = trained != y
         measured["false_labels"] = int(false.sum())
-        measured["memorized"] = float((probabilities.argmax(1) == y)[false].mean())
+        measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
     files.write_json(task.folder / tables.TRAIN_FILE, measured)
+
+
+def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
+    """The configuration of one run.
+
+    Raises:
+        UserError: the row cannot be trained like that, or not as what it is.
+    """
+    try:
+        chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
+        configs = Configure.configure(grid.preset, chosen)
+    except ValueError as error:
+        raise UserError(f"row {task.row.name}: {error}") from error
+    if line := Configure.cut_cosine(configs[1]):
+        raise UserError(f"row {task.row.name}: {line}")
+    return configs
 
 
 def _require_same_configuration(folder: Path, model_configs: dict, training_configs: dict) -> None:
@@ -278,7 +302,6 @@ def _require_same_configuration(folder: Path, model_configs: dict, training_conf
             raise RunError(
                 f"{folder}: expected a run with {key} {value}, found {found}; give the study the "
                 "flags that it began with, or name another --save-dir",
-                key=key,
             )
 
 

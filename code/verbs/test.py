@@ -51,7 +51,8 @@ def test(
         UserError: see ``machine.errors``.
     """
     record = records.read_record(save_dir)
-    records.require_unseen(save_dir, record, seen_test_images)
+    if split != "valid":  # no run was trained on those
+        records.require_unseen(save_dir, record, seen_test_images)
     name, class_names = record["dataset"], record["class_names"]
     if dataset not in (None, name):
         raise RunError(
@@ -64,8 +65,7 @@ def test(
         raise UserError(f"split: expected no --input with it, found {images}; give one of them")
     own = images is None and split == "test"
     if images is None:
-        seed = record["model_configs"]["seed"]
-        data = DataLoader.load_data(data_dir, name, mirror, seed)
+        data = DataLoader.load_data(data_dir, name, mirror)
         if own:
             x, y = data.x_test, data.y_test
             if DataLoader.digest(x, y) != record["data_digests"]["test"]:
@@ -74,7 +74,7 @@ def test(
                     stacklevel=1,
                 )
         else:
-            x, y = _split(save_dir, record, data, seed, split)
+            x, y = _split(save_dir, record, data, split)
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
@@ -88,7 +88,8 @@ def test(
     if record.get("seen_test_images"):
         name += " (TRAINED ON THE TEST IMAGES)"
     views = {key: model.configs[key] for key in ("test_time_flip", "test_time_shift")}
-    measured = {"dataset": name, "precision": precision, **views, **measured}
+    how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
+    measured = {**how, **views, **measured}
     if own:
         files.write_json(save_dir / metrics.TEST_FILE, measured)
         for file, picture in (
@@ -98,16 +99,15 @@ def test(
             files.write_bytes(save_dir / file, picture)
     print(
         f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
-        f"{', each image with its mirror image' * views['test_time_flip']}"
-        f"{', and moved by a pixel' * views['test_time_shift']}"
+        f"{metrics.views(views)}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
     if own:
         print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")
 
 
-def _split(save_dir: Path, record: dict, data, seed: int, split: str) -> tuple:
-    """The images and labels that a run was trained on, or validated by.
+def _split(save_dir: Path, record: dict, data, split: str) -> tuple:
+    """The images and true labels that a run was trained on, or validated by.
 
     Raises:
         RunError: it was trained on other images, or had none to validate.
@@ -117,7 +117,10 @@ def _split(save_dir: Path, record: dict, data, seed: int, split: str) -> tuple:
             f"{save_dir}: expected the training images of the run, found others; name their folder "
             "with --data-dir"
         )
-    parts = training_data(data, seed, record["training_configs"], record.get("seen_test_images"))
+    configs = {**record["training_configs"], "label_noise": 0.0}
+    # A run that goes on from a leaked one has its mark, but not its images.
+    leaked = bool(record.get("seen_test_images")) and not record.get("init_from")
+    parts = training_data(data, record["model_configs"]["seed"], configs, leaked)
     x, y = parts[:2] if split == "train" else parts[2:]
     if not len(x):
         raise RunError(f"{save_dir}: expected a run with validation images, found none held out")

@@ -12,7 +12,7 @@ import Configure
 import DataLoader
 from machine import extras, files, processor
 from machine.console import Signals
-from machine.errors import RunError
+from machine.errors import RunError, UserError
 from runs import metrics, plots, weights
 from runs import record as records
 from runs.tensorboard import TensorBoard
@@ -57,6 +57,12 @@ def train(
     """
     if tensorboard:
         extras.require("tensorboard")
+    for name, path in (("config", config), ("init_from", init_from)):
+        if path is not None and path.resolve().is_relative_to(save_dir):
+            raise UserError(
+                f"{name}: expected a run in another folder than {save_dir}, found {path}, which "
+                "this run may move aside; name another --save-dir"
+            )
     base = None
     if config is not None:
         record = records.read_record(config)
@@ -64,9 +70,7 @@ def train(
     model_configs, training_configs = Configure.configure(preset, overrides, base)
     for line in Configure.without_effect(overrides, training_configs):
         warnings.warn(line, stacklevel=1)
-    data = DataLoader.load_data(
-        data_dir, training_configs["dataset"], mirror, model_configs["seed"]
-    )
+    data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror)
     split = training_data(data, model_configs["seed"], training_configs, include_test)
     # Signals are heard from here on: importing TensorFlow takes seconds, and a scheduler may warn
     # meanwhile.
@@ -83,6 +87,7 @@ def train(
                 source = records.read_record(init_from)
                 record["init_from"] = source["weights_sha256"]
                 seen = seen or source.get("seen_test_images")
+                _warn_of_its_split(record, source)
             if seen:
                 record["seen_test_images"] = True
             require_same(devices, {**record, "flags": {"fresh": fresh}})
@@ -183,6 +188,22 @@ def _take_weights(model, folder: Path) -> str:
         return f"all weights come from {folder}"
     model.network.set_weights([*theirs[:-2], *ours[-2:]])
     return f"all weights but the last layer's, which is new, come from {folder}"
+
+
+def _warn_of_its_split(record: dict, source: dict) -> None:
+    """Of a source that was trained on images which are now held out."""
+    keys = (
+        ("data_digests", "train"),
+        ("model_configs", "seed"),
+        ("training_configs", "valid_size"),
+    )
+    same, *split = (record[part][key] == source[part][key] for part, key in keys)
+    if same and record["training_configs"]["valid_size"] and not all(split):
+        warnings.warn(
+            "init_from: that run had another --seed or --valid-size, so it was trained on some of "
+            "what are validation images now: the validation accuracy is too high",
+            stacklevel=1,
+        )
 
 
 def _say_what_begins(folder: Path, model, split, record: dict, taken: str | None) -> None:

@@ -60,7 +60,7 @@ def tune(
     seed = model_configs["seed"]
     if not training_configs["valid_size"]:
         raise UserError("valid_size: expected 1 or more images to choose by, found 0")
-    data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror, seed)
+    data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror)
     split = training_data(data, seed, training_configs)
     searched = {
         name: values
