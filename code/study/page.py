@@ -67,7 +67,7 @@ def _accuracies(results: dict, rows: list[dict]) -> str:
             NONE if row["reported"] is None or other else f"{row['reported']:.2f}",
             f"{100 * row['accuracy']:.2f}{deviation}",
             ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"]),
-            f"{_points(row['difference'])} against {row['against']}" if row["difference"] else NONE,
+            _against(row),
             _percent(row["train_accuracy"]),
             _percent(row["memorized"]),
         ]
@@ -137,9 +137,14 @@ def _all(rows: list[dict], key: str) -> str:
     return ", ".join(NONE if value is None else str(value) for value in sorted(values, key=str))
 
 
-def _points(difference: dict) -> str:
-    low, high = difference["interval"]
-    return f"{100 * difference['mean']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+def _against(row: dict) -> str:
+    """The difference to the neighbour in points, and of what."""
+    if not row["difference"]:
+        return NONE
+    low, high = row["difference"]["interval"]
+    points = f"{100 * row['difference']['mean']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+    measure = "" if row["measure"] == "accuracy" else f" {row['measure']}"
+    return f"{points}{measure} against {row['against']}"
 
 
 def _percent(value: float | None) -> str:
