@@ -8,9 +8,11 @@ import pytest
 
 import Configure
 from machine.errors import EXIT_CODES
+from main import SAVED_MODELS
 from study import tables
 from study.page import markdown
 from study.write import CAPTIONS
+from verbs.compare import compare
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,17 +29,30 @@ def test_every_link_leads_somewhere():
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
 
 
-@pytest.mark.parametrize("name", ["tables"])
-def test_the_page_of_a_study_says_what_its_results_say(name):
+@pytest.mark.parametrize("name", ["tables", "fast"])
+def test_a_page_of_runs_says_what_its_results_say(name):
     folder = ROOT / "docs" / name
     pictures = {file: text for file, text in CAPTIONS.items() if (folder / file).exists()}
     results = json.loads((folder / "results.json").read_text())
     assert (folder / "README.md").read_text() == markdown(results, pictures)
+
+
+def test_the_results_of_a_study_are_those_of_its_runs():
+    folder, study = ROOT / "docs" / "tables", Configure.STUDIES["tables"]
+    results = json.loads((folder / "results.json").read_text())
     runs = {
         row.name: [
             tables.read_run(path.parent) for path in sorted(folder.glob(f"{row.name}-*/run.json"))
         ]
-        for row in Configure.STUDIES[name].rows
+        for row in study.rows
     }
-    found = tables.tabulate(name, Configure.STUDIES[name], runs, results["expected"])
+    found = tables.tabulate("tables", study, runs, results["expected"])
     assert {**json.loads(json.dumps(found)), "failed": {}} == results
+
+
+def test_the_results_of_a_comparison_are_those_of_its_runs(tmp_path):
+    folder = ROOT / "docs" / "fast"
+    runs = [SAVED_MODELS / "fast", *(path.parent for path in sorted(folder.glob("*/run.json")))]
+    compare(runs=runs, output=tmp_path)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == json.loads((folder / "results.json").read_text())

@@ -30,11 +30,15 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
     parts.append(
         f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
         "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
-        "deviation, and each seed's own; for one seed, Wilson's 95 % interval. Differences are in "
-        "points, over the seeds that both have, with their 95 % interval: Student's t of the "
-        "differences paired by seed, which knows nothing of other test images, or Newcombe's of "
-        "the test images, which knows nothing of other seeds, where there is one pair."
+        "deviation, and each seed's own; for one seed, Wilson's 95 % interval."
     )
+    if any(row["difference"] for row in rows):
+        parts[-1] += (
+            " Differences are in points, over the seeds that both have, with their 95 % interval: "
+            "Student's t of the differences paired by seed, which knows nothing of other test "
+            "images, or Newcombe's of the test images, which knows nothing of other seeds, where "
+            "there is one pair."
+        )
     if results["changed"]:
         parts.append(f"**Other values than the study's own: {'; '.join(results['changed'])}.**")
     if results["report_epochs"] and epochs != str(results["report_epochs"]):
@@ -72,9 +76,7 @@ def _accuracies(results: dict, rows: list[dict]) -> str:
             _percent(row["memorized"]),
         ]
         lines.append(line)
-    # Without the columns that say nothing.
-    columns = [c for c in zip(header, *lines, strict=True) if set(c[1:]) != {NONE}]
-    return _table(*zip(*columns, strict=True))
+    return _table(header, *lines)
 
 
 def _questions(results: dict) -> str:
@@ -151,7 +153,10 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.2f}"
 
 
-def _table(header: Sequence[str], *lines: Sequence[str]) -> str:
+def _table(*lines: Sequence[str]) -> str:
+    """The header and the lines, without the columns that say nothing."""
+    columns = [c for c in zip(*lines, strict=True) if set(c[1:]) != {NONE}]
+    header, *lines = zip(*columns, strict=True)
     rule = "|" + "---|" * len(header)
     return "\n".join(
         ["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(x) + " |" for x in lines)]
