@@ -246,7 +246,7 @@ def test_every_row_of_every_study_is_a_configuration(name):
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
-        (15, "row restart_warm: epochs: the run ends in the middle of a cosine"),
+        (15, "row restart_warm: expected epochs that end with a whole cosine, found 15"),
         (3, "row constant_warm: warmup_epochs: expected fewer than epochs"),
     ],
 )

@@ -286,8 +286,11 @@ def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
         configs = Configure.configure(grid.preset, chosen)
     except ValueError as error:
         raise UserError(f"row {task.row.name}: {error}") from error
-    if line := Configure.cut_cosine(configs[1]):
-        raise UserError(f"row {task.row.name}: {line}")
+    if Configure.cut_cosine(configs[1]):
+        raise UserError(
+            f"row {task.row.name}: expected epochs that end with a whole cosine, found "
+            f"{configs[1]['epochs']}; give a few more or fewer"
+        )
     return configs
 
 
