@@ -49,6 +49,9 @@ MODEL_KEYS = {
     ),
 }
 
+TEST_TIME = ("test_time_flip", "test_time_shift")
+"""The keys of how an image is looked at when it is measured or predicted."""
+
 DATASETS = ("cifar10", "cifar100", "shapes", "folder")
 
 TRAINING_KEYS = {

@@ -254,7 +254,7 @@ def _add_inference(parser) -> None:
         choices=("float32", "bfloat16"),
         help="arithmetic (default: float32, which gives the same answer on every machine)",
     )
-    for key in ("test_time_flip", "test_time_shift"):
+    for key in Configure.TEST_TIME:
         add(
             f"--{key.replace('_', '-')}",
             action=argparse.BooleanOptionalAction,

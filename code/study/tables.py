@@ -15,7 +15,7 @@ from runs.metrics import TEST_FILE, read_test_metrics, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
 TRAIN_FILE = "train_metrics.json"
-HOW = ("precision", "test_time_flip", "test_time_shift")
+HOW = ("precision", *Configure.TEST_TIME)
 NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.

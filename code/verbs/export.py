@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import Configure
 from machine import extras, files, processor
 from machine.errors import DeterminismError, StorageError, UserError
 from runs import record as records
@@ -47,7 +48,7 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
     images = shapes.draw(np.arange(IMAGES) % 10, np.random.default_rng(0))
 
     model = Model.load(save_dir, test_time_flip=False, test_time_shift=False)
-    if any(record["model_configs"][key] for key in ("test_time_flip", "test_time_shift")):
+    if any(record["model_configs"][key] for key in Configure.TEST_TIME):
         warnings.warn(
             "the exported network looks at an image once, without its mirror image or any shift",
             stacklevel=1,

@@ -171,9 +171,8 @@ class _Workers:
         try:
             for task in self._tasks:
                 with files.locked(task.log.with_suffix(".lock")) as lock:
-                    if lock is None or tables.is_finished(task.folder):
-                        continue
-                    if task.folder.name in self._failed:
+                    failed = task.folder.name in self._failed
+                    if lock is None or failed or tables.is_finished(task.folder):
                         continue
                     code = self._start(worker, task, lock, environment)
                     if self._stopping:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import Configure
 import DataLoader
 from machine import files, processor
 from machine.errors import RunError, UserError
@@ -87,7 +88,7 @@ def test(
     measured, probabilities = model.evaluate(x, y)
     if record.get("seen_test_images"):
         name += " (TRAINED ON THE TEST IMAGES)"
-    views = {key: model.configs[key] for key in ("test_time_flip", "test_time_shift")}
+    views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
     if own:
