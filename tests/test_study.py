@@ -181,7 +181,7 @@ def test_two_processes_share_a_study(tmp_path, monkeypatch):
 
 def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
     run(tmp_path)
-    with pytest.raises(RunError, match="expected a run with epochs 4, found 3"):
+    with pytest.raises(RunError, match="epochs: was 3, is 4"):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
 
 

@@ -19,10 +19,11 @@ from machine import files
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from runs.metrics import TEST_FILE
+from runs.record import differences, read_record
 from study import tables
 from study.write import PAGE_FILE, require_own, write_numbers, write_results
-from verbs.test import test
-from verbs.train import train, training_data
+from verbs.test import images_of, test
+from verbs.train import train
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 LOCK_FILE = ".lock"
@@ -261,13 +262,13 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     )
     from Model import Model
 
-    _, configs = Configure.configure(grid.preset, chosen)
+    record = read_record(task.folder)
+    configs = record["training_configs"]
     data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
-    clean = {**configs, "label_noise": 0.0}
-    x, y, *_ = training_data(data, task.seed, clean, task.row.leak)
+    x, y = images_of(task.folder, record, data, "train")
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
-    if configs["label_noise"]:
-        _, trained, *_ = training_data(data, task.seed, configs, task.row.leak)
+    if share := configs["label_noise"]:
+        trained = DataLoader.replace_labels(y, share, len(data.class_names), task.seed)
         false = trained != y
         measured["false_labels"] = int(false.sum())
         measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
@@ -297,14 +298,12 @@ def _require_same_configuration(folder: Path, model_configs: dict, training_conf
     """Raise ``RunError`` if a finished run is one of other values: it is not replaced."""
     if not tables.is_finished(folder):
         return
-    record = tables.read_run(folder)["record"]
-    for key, value in {**model_configs, **training_configs}.items():
-        found = record["model_configs"].get(key, record["training_configs"].get(key))
-        if found != value:
-            raise RunError(
-                f"{folder}: expected a run with {key} {value}, found {found}; give the study the "
-                "flags that it began with, or name another --save-dir",
-            )
+    wanted = {"model_configs": model_configs, "training_configs": training_configs}
+    if found := differences(read_record(folder), wanted, tuple(wanted), strict=True):
+        raise RunError(
+            f"{folder}: expected a run of this configuration, found another: {'; '.join(found)}; "
+            "give the study the flags that it began with, or name another --save-dir"
+        )
 
 
 def _gpus() -> list[str]:

@@ -75,7 +75,7 @@ def test(
                     stacklevel=1,
                 )
         else:
-            x, y = _split(save_dir, record, data, split)
+            x, y = images_of(save_dir, record, data, split)
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
@@ -107,8 +107,14 @@ def test(
         print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")
 
 
-def _split(save_dir: Path, record: dict, data, split: str) -> tuple:
+def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str) -> tuple:
     """The images and true labels that a run was trained on, or validated by.
+
+    Args:
+        save_dir: folder of the run.
+        record: of the run.
+        data: its data set.
+        split: "train" or "valid".
 
     Raises:
         RunError: it was trained on other images, or had none to validate.
