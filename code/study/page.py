@@ -34,10 +34,10 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
     )
     if any(row["difference"] for row in rows):
         parts[-1] += (
-            " Differences are in points, over the seeds that both have, with their 95 % interval: "
-            "Student's t of the differences paired by seed, which knows nothing of other test "
-            "images, or Newcombe's of the test images, which knows nothing of other seeds, where "
-            "there is one pair."
+            " Differences are in points, over the seeds that both rows have, with a 95 % interval: "
+            "for two or more seeds, Student's t of the differences paired by seed, which covers "
+            "the chance between seeds only; for one seed Newcombe's, which covers the chance of "
+            "the test images only."
         )
     if results["changed"]:
         parts.append(f"**Other values than the study's own: {'; '.join(results['changed'])}.**")
@@ -83,7 +83,8 @@ def _questions(results: dict) -> str:
     lines = []
     for row in results["rows"]:
         if row["question"] and row["difference"]:
-            claim = f"The report: {row['claim']}. " if row["claim"] else ""
+            reported = row["claim"] and results["dataset"] == "cifar10"
+            claim = f"The report: {row['claim']}. " if reported else ""
             lines.append(
                 f"* {row['name']} against {row['against']}: {row['question']} {claim}"
                 f"Ours: {_answer(row['difference'])}"
@@ -103,15 +104,15 @@ def _answer(difference: dict) -> str:
 
 def _circumstances(rows: list[dict]) -> str:
     """How each row was run, and with what."""
-    header = ["configuration", "seeds", "epochs", "training images", "minutes a run"]
+    header = ["configuration", "epochs", "training images", "seeds", "minutes of each seed"]
     header += ["precision", "processor"]
     lines = [
         [
             row["name"],
-            str(len(row["runs"])),
             _all([row], "epochs"),
             _all([row], "images"),
-            f"{row['minutes']:.1f}",
+            ", ".join(str(run["seed"]) for run in row["runs"]),
+            ", ".join(f"{run['minutes']:.1f}" for run in row["runs"]),
             _all([row], "precision"),
             "; ".join(sorted({_machine(run) for run in row["runs"]})),
         ]
@@ -127,10 +128,11 @@ def _circumstances(rows: list[dict]) -> str:
 
 
 def _machine(run: dict) -> str:
-    if run["gpus"]:
-        return ", ".join(run["gpus"])
     cores = run["cores"]
-    return f"{run['processor']}, {cores} core{'s' * (cores != 1)}"
+    name = f"{run['processor']}, {cores} core{'s' * (cores != 1)}"
+    if run["gpus"]:
+        name = ", ".join(run["gpus"])
+    return "; ".join([name, *(f"changed on the way: {line}" for line in run["machine_changes"])])
 
 
 def _all(rows: list[dict], key: str) -> str:

@@ -53,11 +53,11 @@ def matrices_png(results: dict) -> bytes | None:
     """Draw figures 3 to 5 of the report, and below each our own, with the true class in columns.
 
     Returns:
-        PNG bytes, or None where no row of the results has such a figure.
+        PNG bytes, or None where no row of the results has such a figure, or on other data.
     """
     rows = {row["name"]: row for row in results["rows"] if row["runs"]}
     shown = [figure for figure in FIGURES if figure.row in rows]
-    if results["study"] != "tables" or not shown:
+    if (results["study"], results["dataset"]) != ("tables", "cifar10") or not shown:
         return None
     picture = new_figure(6.2 * len(shown), 11.6, f"{_title(results)}: confusion matrices")
     panels = picture.subplots(2, len(shown), squeeze=False)

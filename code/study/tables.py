@@ -148,8 +148,6 @@ def _row(row: Row, runs: list[dict]) -> dict:
         for key in ("train_accuracy", "memorized"):
             values = [run[key] for run in listed]
             result[key] = None if None in values else statistics.fmean(values)
-        # Of one run that was paused, or went on elsewhere, the median knows nothing.
-        result["minutes"] = statistics.median(run["minutes"] for run in listed)
         matrices = [run["test"]["confusion_matrix"] for run in runs]
         result["confusion_matrix"] = [
             [sum(cells) for cells in zip(*lines, strict=True)]
@@ -176,6 +174,7 @@ def _run(run: dict) -> dict:
         "processor": record["hardware"]["processor"],
         "cores": record["hardware"].get("cores"),
         "gpus": record["hardware"].get("gpus"),
+        "machine_changes": record["machine_changes"],
         "precision": record["precision"]["used"],
         "versions": record["versions"],
         "weights_sha256": record["weights_sha256"],
