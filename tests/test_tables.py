@@ -34,8 +34,9 @@ def configs(**changes):
 
 
 def save(folder, correct, seed=0, **changes):
-    record = {name: value for name, value in changes.items() if "__" in name}
-    values = {name: value for name, value in changes.items() if "__" not in name}
+    names = {"seen_test_images", *(name for name in changes if "__" in name)}
+    record = {name: value for name, value in changes.items() if name in names}
+    values = {name: value for name, value in changes.items() if name not in names}
     write_run(folder, configs(seed=seed, **values), correct, **record)
     return folder
 
@@ -223,11 +224,40 @@ def test_the_matrices_of_the_report():
         assert (sums[~missing] == 1000).all() and (1000 - sums[missing] == 2).all()
 
 
-def test_pictures_are_drawn(results):
-    assert plots.curves_png(results).startswith(b"\x89PNG")
+def test_curves_are_the_means_over_the_seeds_and_a_leak_is_named(results, figure_of):
+    row = results["rows"][0]
+    for seed, run in enumerate(row["runs"]):
+        run["history"] = {"train_loss": [2.0 + seed, 1.0], "valid_accuracy": [0.5, None]}
+    row["leak"] = True
+    figure = figure_of(plots.curves_png, results)
+    assert "one row TRAINED ON THE TEST IMAGES" in figure.get_suptitle()
+    loss, accuracy = figure.axes
+    assert loss.lines[0].get_ydata().tolist() == [3.0, 1.0]
+    assert accuracy.lines[0].get_ydata()[0] == 50
+    assert loss.lines[0].get_label() == "plain: without"
+
+
+def test_matrices_have_the_true_class_in_their_columns(results, figure_of):
     assert plots.matrices_png(results) is None  # no row of the report's figures
-    results["rows"][0]["name"] = "adam"
-    assert plots.matrices_png(results).startswith(b"\x89PNG")
+    row = results["rows"][0]
+    row.update(name="adam", confusion_matrix=[[97, 1], [2, 100]])  # rows are the true classes
+    results["dataset"] = "shapes"
+    assert plots.matrices_png(results) is None  # its figures are of other images
+    results["dataset"] = "cifar10"
+    figure = figure_of(plots.matrices_png, results)
+    above, below = figure.axes[:2]
+    assert "report, figure 5, adam: diagonal 97.47 %" in above.get_title()
+    assert "diagonal 98.50 %" in below.get_title()
+    cells = {text.get_position()[::-1]: text.get_text() for text in below.texts}
+    assert (cells[0, 1], cells[1, 0]) == ("2", "1")
+    assert {text.get_position()[::-1]: text.get_text() for text in above.texts}[2, 0] == "12"
+
+
+def test_a_leaked_run_is_named_whatever_it_is_compared_with(tmp_path):
+    save(tmp_path / "a", 150, seen_test_images=True)
+    compare(runs=[tmp_path / "a"], output=tmp_path / "out")
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "| a: **as configured (TRAINED ON THE TEST IMAGES)** |" in page
 
 
 def test_compare_groups_runs_that_differ_in_their_seed(tmp_path):

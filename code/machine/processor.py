@@ -40,9 +40,14 @@ def cores() -> int:
 
 def has_gpu() -> bool:
     """If TensorFlow sees a GPU."""
+    return count_gpus() > 0
+
+
+def count_gpus() -> int:
+    """GPUs that TensorFlow sees."""
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return len(tf.config.list_physical_devices("GPU"))
 
 
 def choose_kernels() -> None:

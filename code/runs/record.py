@@ -100,6 +100,11 @@ def read_record(path: Path) -> dict:
     return record
 
 
+def seen(record: dict) -> str:
+    """What must be said of a run's results, after what they are of; "" for an honest run."""
+    return " (TRAINED ON THE TEST IMAGES)" if record.get("seen_test_images") else ""
+
+
 def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:
     """Raise ``RunError`` if a run has been trained on the test images, unless that is allowed."""
     if record.get("seen_test_images") and not seen_allowed:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import Configure
 from machine.errors import RunError
+from runs import record as records
 from study import tables
 from study.write import PAGE_FILE, require_own, write_results
 
@@ -51,7 +52,7 @@ def compare(*, runs: list[Path], output: Path) -> None:
         text = ", ".join(f"{key} {values.get(key)}" for key in differing) or "as configured"
         row = Configure.Row(
             next(iter(members)),
-            text,
+            text + records.seen(values),
             against=rows[0].name if rows else None,
             leak=bool(values["seen_test_images"]),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import Configure
 import DataLoader
-from machine import files
+from machine import files, processor
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from runs.metrics import TEST_FILE
@@ -29,6 +31,13 @@ MAIN = Path(__file__).resolve().parents[1] / "main.py"
 LOCK_FILE = ".lock"
 
 
+class _Place(NamedTuple):
+    """Where runs are trained, one after the other."""
+
+    environment: Mapping[str, str] = MappingProxyType({})  # in place of this process's values
+    cores: Set[int] = frozenset()  # all for none
+
+
 class _Task(NamedTuple):
     """One run of a study."""
 
@@ -39,6 +48,11 @@ class _Task(NamedTuple):
     @property
     def log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def failure(self) -> Path:
+        """Why it failed, for every process of the study; until it is started again."""
+        return self.log.with_suffix(".failed")
 
 
 def study(
@@ -66,7 +80,7 @@ def study(
         mirror: address to download CIFAR-10 or CIFAR-100 from.
         overrides: values by key of ``Configure``, for all runs.
         seeds: runs of each row, seeds 0, 1, ...; None for the study's own number.
-        jobs: runs at a time, each on its share of this process's cores, or on a GPU.
+        jobs: runs at a time, each on an equal share of this process's cores, or on a GPU.
         only: name of a row: train and test this one run, in this process.
         seed: of that run; 0 for None.
         command: what ``only`` and the other arguments are given to, to start a run.
@@ -90,6 +104,7 @@ def study(
     seeds = grid.seeds if seeds is None else seeds
     if min(seeds, jobs) < 1:
         raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
+    places = _places(jobs)
     tasks = [
         _Task(row, number, save_dir / f"{row.name}-{number}")
         for number in range(seeds)
@@ -116,7 +131,7 @@ def study(
     arguments += [f"--mirror={mirror}"] if mirror else []
     arguments += Configure.flags(overrides)
     workers = _Workers(grid, name, save_dir, tasks, arguments, configs[0][1]["epochs"])
-    workers.run(jobs)
+    workers.run(places)
 
 
 class _Workers:
@@ -127,15 +142,16 @@ class _Workers:
         self._tasks, self._arguments, self._epochs = tasks, arguments, epochs
         self._turn = threading.Lock()
         self._children: dict[int, subprocess.Popen] = {}  # by the number of their worker
-        self._failed: dict[str, str] = {}  # why, by the name of the run
+        # What failed before is tried once more.
+        self._again = {task.failure for task in tasks if task.failure.exists()}
         self._stopping = False
         self._error: Exception | None = None
 
-    def run(self, jobs: int) -> None:
-        """Until there is no free run, or a signal comes."""
+    def run(self, places: list[_Place]) -> None:
+        """Until there is no free run, or a signal comes; one run at a time in each place."""
         from tqdm import tqdm
 
-        threads = [threading.Thread(target=self._work, args=(i, jobs)) for i in range(jobs)]
+        threads = [threading.Thread(target=self._work, args=item) for item in enumerate(places)]
         total, done = len(self._tasks) * self._epochs, self._count_epochs()
         with (
             Signals() as signals,
@@ -155,31 +171,29 @@ class _Workers:
         summary = f"{finished} of {len(self._tasks)} runs are finished: {self._folder / PAGE_FILE}"
         if self._stopping:
             raise InterruptedRunError(f"stopped by a signal; {summary}; start the command again")
-        if self._failed:
-            named = "; ".join(f"{run}: {why}" for run, why in self._failed.items())
-            raise StudyError(f"{len(self._failed)} failed ({named}); {summary}")
+        if failed := self._read_failures():
+            named = "; ".join(f"{run}: {why}" for run, why in failed.items())
+            raise StudyError(f"{len(failed)} failed ({named}); {summary}")
         print(summary)
 
-    def _work(self, worker: int, jobs: int) -> None:
-        environment = dict(os.environ)
-        if gpus := _gpus():
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
-        elif jobs > 1 and hasattr(os, "sched_setaffinity"):
-            cores = sorted(os.sched_getaffinity(0))
-            share = cores[worker * len(cores) // jobs : (worker + 1) * len(cores) // jobs]
+    def _work(self, worker: int, place: _Place) -> None:
+        environment = {**os.environ, **place.environment}
+        if place.cores:
             # Of this thread; the processes that it starts inherit it.
-            os.sched_setaffinity(0, share or [cores[worker % len(cores)]])
+            os.sched_setaffinity(0, place.cores)
         try:
             for task in self._tasks:
                 with files.locked(task.log.with_suffix(".lock")) as lock:
-                    failed = task.folder.name in self._failed
+                    failed = task.failure.exists() and task.failure not in self._again
                     if lock is None or failed or tables.is_finished(task.folder):
                         continue
+                    self._again.discard(task.failure)
+                    task.failure.unlink(missing_ok=True)
                     code = self._start(worker, task, lock, environment)
                     if self._stopping:
                         return
                     if code:
-                        self._failed[task.folder.name] = _last_line(task.log, code)
+                        files.write_bytes(task.failure, _last_line(task.log, code).encode())
                 if tables.is_finished(task.folder):
                     self._say(task)
                     self._write(write_numbers)
@@ -230,7 +244,15 @@ class _Workers:
                 if tables.is_finished(task.folder):
                     runs.setdefault(task.row.name, []).append(tables.read_run(task.folder))
             results = tables.tabulate(self._name, self._grid, runs, len(self._tasks))
-            write(self._folder, {**results, "failed": self._failed})
+            write(self._folder, {**results, "failed": self._read_failures()})
+
+    def _read_failures(self) -> dict[str, str]:
+        """Why runs failed, by their names, in whichever process."""
+        failed = {}
+        for task in self._tasks:
+            with contextlib.suppress(FileNotFoundError):
+                failed[task.folder.name] = task.failure.read_text()
+        return failed
 
     def _count_epochs(self) -> int:
         """Epochs that all runs have behind them."""
@@ -306,12 +328,28 @@ def _require_same_configuration(folder: Path, model_configs: dict, training_conf
         )
 
 
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+def _places(jobs: int) -> list[_Place]:
+    """A GPU for each of the jobs, or as many cores as for every other, since bits depend on them.
+
+    Raises:
+        UserError: there are fewer GPUs than jobs.
+    """
+    if jobs == 1:
+        return [_Place()]
+    processor.prepare_tensorflow()
+    if gpus := processor.count_gpus():
+        if jobs > gpus:
+            raise UserError(f"jobs: expected at most {gpus}, one for each GPU, found {jobs}")
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        return [_Place({"CUDA_VISIBLE_DEVICES": named[job]}) for job in range(jobs)]
+    if not hasattr(os, "sched_getaffinity"):
+        return [_Place()] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // jobs)
+    return [
+        _Place(cores={cores[(job * share + core) % len(cores)] for core in range(share)})
+        for job in range(jobs)
+    ]
 
 
 def _last_line(log: Path, code: int) -> str:

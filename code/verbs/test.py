@@ -86,8 +86,7 @@ def test(
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     measured, probabilities = model.evaluate(x, y)
-    if record.get("seen_test_images"):
-        name += " (TRAINED ON THE TEST IMAGES)"
+    name += records.seen(record)
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
