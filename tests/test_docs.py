@@ -1,12 +1,15 @@
 """README and docs: what they say of the program is what the program says."""
 
+import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import Configure
+import main
 from machine.errors import EXIT_CODES
 from main import SAVED_MODELS
 from study import tables
@@ -15,6 +18,11 @@ from study.write import CAPTIONS
 from verbs.compare import compare
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
+    *(*sorted((ROOT / "docs").glob("*/README.md")), *sorted(ROOT.glob("benchmarks/results/*.md"))),
+]
+VERBS = ("train", "test", "predict", "study", "compare", "describe", "export", "report", "tune")
 
 
 def test_the_exit_codes_are_those_of_the_program():
@@ -23,8 +31,37 @@ def test_the_exit_codes_are_those_of_the_program():
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 
 
+def commands(page):
+    """The command lines of ``main.py`` in a page, in blocks and in the text."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`]+)`", re.sub(r"^```\n.*?^```", "", text, flags=re.M | re.S))
+    for line in lines:
+        if match := re.search(r"\bmain\.py +([a-z]+\b[^;&|#]*)", " ".join(line.split())):
+            yield match[1].replace("...", "").strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_one_of_the_program(page, monkeypatch, capsys):
+    given = {}
+    for verb in VERBS:
+        module = importlib.import_module(f"verbs.{verb}")
+        monkeypatch.setattr(module, verb, lambda verb=verb, **values: given.update({verb: values}))
+    for command in commands(page):
+        words = shlex.split(re.sub(r"\bNAME\b", "tables", re.sub(r"\bN\b", "2", command)))
+        if words[0] not in VERBS:
+            continue
+        given.clear()
+        assert main.main(words) == 0, (command, capsys.readouterr().err)
+        if "train" in given:
+            values = given["train"]
+            _, training = Configure.configure(values["preset"], values["overrides"])
+            assert Configure.without_effect(values["overrides"], training) == [], command
+
+
 def test_every_link_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
 

@@ -13,7 +13,6 @@ import pytest
 from saved import FINISHED, RECORD, changed
 
 from machine.errors import RunError, StorageError
-from runs import folder as run_folder
 from runs.folder import LOCK_FILE, Run
 from runs.record import write_record
 from runs.state import PREVIOUS_STATE_FILE, STATE_FILE
@@ -91,13 +90,6 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path, names, fresh)
     with pytest.raises(RunError, match="expected a new or empty folder"):
         begin(folder, fresh=fresh)
     assert listing(tmp_path) == before and os.listdir(tmp_path) == ["own"]
-
-
-def test_the_code_itself_is_refused():
-    code = Path(run_folder.__file__).parent.parent
-    with pytest.raises(RunError, match="expected a new or empty folder"):
-        begin(code, fresh=True)
-    assert not (code / LOCK_FILE).exists()
 
 
 @pytest.mark.parametrize("fresh", [True, False])

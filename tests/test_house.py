@@ -59,3 +59,14 @@ def test_no_module_uses_what_is_private_to_another():
             ):
                 wrong.append(f"{path.relative_to(CODE)}:{node.lineno} uses {node.attr}")
     assert wrong == []
+
+
+def test_rooms_of_data_and_configuration_know_no_tensorflow():
+    wrong = [
+        f"{path.relative_to(CODE)}:{line} imports {module}"
+        for path in MODULES
+        if room_of(path) in ("DataLoader", "sources", "Configure", "main")
+        for module, _, line in imports(path)
+        if module.split(".")[0] in ("tensorflow", "keras")
+    ]
+    assert wrong == []

@@ -29,6 +29,7 @@ from ImageUtils import (
     random_rotation,
     random_shift,
     stream_seed,
+    views,
 )
 
 SEED = tf.constant([3, 14], tf.int64)
@@ -357,6 +358,21 @@ def test_each_mixed_image_is_the_combination_that_its_label_says():
 
 
 # All of them, and parts of a batch
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_by_hand(flip, shift):
+    x = np.random.default_rng(0).random((2, 4, 5, 3), np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    moved = [(0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
+    expected = [(0.5, x), *moved] if shift else [(1.0, x)]
+    if flip:
+        expected = [(w / 2, view) for w, seen in expected for view in (seen, seen[:, :, ::-1])]
+    found = views(tf.constant(x), {"test_time_flip": flip, "test_time_shift": shift})
+    assert [weight for weight, _ in found] == [weight for weight, _ in expected]
+    for (_, one), (_, other) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_augment_does_nothing_unless_asked():

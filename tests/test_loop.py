@@ -29,8 +29,10 @@ class MemoryRun:
 
     def __init__(self):
         self.saved = []
+        self.waited = []  # for each save, if all workers are to wait for it
 
     def save_state(self, arrays, progress, wait):
+        self.waited.append(wait)
         self.saved.append(({k: np.array(v) for k, v in arrays.items()}, json.dumps(progress)))
 
     def load_state(self):
@@ -118,6 +120,7 @@ def test_every_step_is_a_place_to_stop(last, whole):
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match=f"saved after step {last};"):
         go_on(run, stop=lambda step: step >= last)
+    assert run.waited.pop() is True and not any(run.waited)
     assert go_on(run) == whole
 
 

@@ -1,5 +1,6 @@
 """main.py: the three verbs as a user types them, one line and one exit code for each mistake."""
 
+import csv
 import functools
 import json
 import os
@@ -19,9 +20,11 @@ from processes import Process
 
 import Configure
 import main
+import verbs.test
 from machine import processor
 from machine.errors import RunError
 from sources import shapes
+from verbs.predict import predict
 
 MAIN = Path(main.__file__)
 TINY = [
@@ -152,6 +155,21 @@ def test_test_measures_the_public_test_images(trained, capfd):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_test_looks_at_an_image_as_it_is_told_to(trained, tmp_path, capfd):
+    from Model import Model
+
+    for name in ("run.json", "model.weights.h5", "pixel_mean.npy"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    views = {"test_time_flip": True, "test_time_shift": True}
+    assert run("test", "--save-dir", tmp_path, "--test-time-flip", "--test-time-shift") == 0
+    assert "each also with its mirror image and moved by a pixel" in capfd.readouterr().out
+    metrics = json.loads((tmp_path / "test_metrics.json").read_text())
+    assert views.items() <= metrics.items()
+    expected = Model.load(tmp_path, **views).evaluate(*shapes.load()[2:4]).metrics
+    assert expected["loss"] == metrics["loss"]
+    assert expected["loss"] != Model.load(tmp_path).evaluate(*shapes.load()[2:4]).metrics["loss"]
+
+
 def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, capfd, fails):
     record = json.loads((trained / "run.json").read_text())
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
@@ -170,16 +188,35 @@ def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, cap
     assert (code, line) == (2, "split: expected no --input with it, found a.npy; give one of them")
 
 
-def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path, capfd):
+def test_predict_writes_a_row_for_each_image_in_order(trained, tmp_path, capfd, monkeypatch):
+    import Model
+
+    expected = Model.Model.load(trained).predict_prob(shapes.load()[4])
     output = tmp_path / "predictions.npy"
+    monkeypatch.setattr(Model, "INFERENCE_BATCH", 1)  # more than one batch of the file
     assert run("predict", "--save-dir", trained, "--output", output) == 0
     out = capfd.readouterr().out
     assert "predicting 40 images: the private test images of shapes" in out
     probabilities = np.load(output)
     assert probabilities.dtype == np.float32
-    assert probabilities.shape == (40, 10)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
     assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "predictions.npy"]
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    values = np.array([[line[name] for name in shapes.CLASS_NAMES] for line in lines])
+    np.testing.assert_array_equal(values.astype(np.float32), probabilities)  # never rounded
+    best = probabilities.argmax(1)
+    assert [line["class"] for line in lines] == [shapes.CLASS_NAMES[i] for i in best]
+    assert [np.float32(line["probability"]) for line in lines] == list(probabilities.max(1))
+    assert [line["row"] for line in lines] == [str(i) for i in range(40)]
+
+
+def test_without_an_output_the_answers_stay_with_the_run_if_it_is_not_of_cifar10(tmp_path):
+    save_run(tmp_path / "run")
+    other = tmp_path / "predictions.npy"
+    predict(save_dir=tmp_path / "run", data_dir=tmp_path, default_output=other)
+    assert np.load(tmp_path / "run" / "predictions.npy").shape == (40, 10)
+    assert not other.exists()
 
 
 def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp_path, capfd):
@@ -245,11 +282,14 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(
         # As a scheduler warns, and as early as it may; tests/crash.py sends others, and later.
         warn = functools.partial(signal.raise_signal, signal.SIGUSR1)
         patch.setattr(processor, "prepare_tensorflow", warn)
+        patch.setattr(processor, "cores", lambda: 99)
         assert run(*arguments) == 75
     assert "the same command goes on from there" in capfd.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()
     assert run(*arguments) == 0
     assert digest(tmp_path / "run") == digest(trained)
+    (change,) = json.loads((tmp_path / "run" / "run.json").read_text())["machine_changes"]
+    assert change == f"hardware cores: was 99, is {processor.cores()}"
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
@@ -376,6 +416,24 @@ def test_a_damaged_run_is_refused(trained, tmp_path, fails, name, old, new, mess
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 6, "[Errno 28] No space left on device"),
+        (ModuleNotFoundError("No module named 'tqdm'"), 2, "No module named 'tqdm'; install it"),
+        (ZeroDivisionError("two\nlines"), 1, "unexpected ZeroDivisionError: two lines; --debug"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line(fails, monkeypatch, tmp_path, error, code, message):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(verbs.test, "test", fail)
+    found, line = fails("test", "--save-dir", tmp_path)
+    assert (found, line[: len(message)]) == (code, message)
+
+
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(RunError, match=r"no run\.json"):
         run("test", "--save-dir", tmp_path, "--debug")
@@ -412,6 +470,19 @@ def test_a_run_does_not_come_out_of_the_folder_that_it_goes_into(trained, fails,
     code, line = fails("train", *TINY, "--save-dir", trained, flag, trained, "--epochs", "1")
     assert code == 2 and line.startswith(f"{flag[2:].replace('-', '_')}: expected a run in another")
     assert sorted(os.listdir(trained)) == before
+
+
+def test_a_run_from_weights_that_have_seen_the_test_images_has_seen_them(tmp_path, fails):
+    save_run(tmp_path / "leaked", seen_test_images=True)
+    arguments = [*TINY, "--epochs", "1", "--init-from", tmp_path / "leaked"]
+    assert run("train", *arguments, "--save-dir", tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["seen_test_images"] is True
+    code, line = fails("test", "--save-dir", tmp_path / "run")
+    assert code == 5 and "--seen-test-images" in line
+    # It was not trained on them itself.
+    where = ("--save-dir", tmp_path / "run", "--seen-test-images")
+    assert run("test", *where, "--split", "train") == 0
 
 
 def test_weights_that_have_seen_the_validation_images_are_warned_of(trained, tmp_path, capfd):

@@ -188,11 +188,23 @@ def test_the_digest_of_a_history_leaves_out_the_times():
     assert history_digest([{**row, "train_loss": 0.5000000001}]) != digest
 
 
-def test_the_shipped_history_has_the_digest_of_its_record():
+def test_the_shipped_predictions_are_those_that_were_measured():
+    from main import SAVED_MODELS
+
+    found = np.load(SAVED_MODELS.parents[1] / "predictions.npy")
+    assert found.dtype == np.float32 and found.shape == (10_000, 10)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    measured = json.loads((SAVED_MODELS / "resnet20" / "test_metrics.json").read_text())
+    predicted = np.sum(measured["confusion_matrix"], axis=0)
+    assert np.bincount(found.argmax(1)).tolist() == predicted.tolist()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "fast"])
+def test_the_shipped_history_has_the_digest_of_its_record(name):
     from main import SAVED_MODELS
     from runs.record import read_record
 
-    folder = SAVED_MODELS / "resnet20"
+    folder = SAVED_MODELS / name
     with (folder / "history.csv").open(newline="") as file:
         history = [
             {k: None if text == "" else json.loads(text) for k, text in row.items()}

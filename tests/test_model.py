@@ -5,10 +5,12 @@ import pytest
 import tensorflow as tf
 import tiny
 
+import ImageUtils
 import Model as ModelModule
 from ImageUtils import normalize
 from machine.errors import DivergedError
 from Model import Model
+from training.step import epoch_order, step_seed, training_batch
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +140,12 @@ def test_the_preview_is_what_the_first_step_trains_on(trained):
     model, configs = trained[0], tiny.training_configs(batch_size=8)
     x, y = tiny.images()
     images, labels = model.preview_batch(x, y, configs, count=8)
-    assert images.shape == (8, 32, 32, 3)
-    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    chosen, mean = epoch_order(0, 0, len(x))[:8], ImageUtils.pixel_mean(x)
+    draws = ImageUtils.draw(step_seed(0, 0), 8, x.shape[1:], configs)
+    batch = tf.constant(x[chosen]), tf.constant(y[chosen])
+    expected = training_batch(*batch, mean, draws, configs, 10)
+    np.testing.assert_allclose(images - mean, expected[0], atol=1e-6)
+    np.testing.assert_array_equal(labels, expected[1])
     part, _ = model.preview_batch(x, y, configs, count=3)
     np.testing.assert_array_equal(part, images[:3])
 

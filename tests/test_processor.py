@@ -1,5 +1,8 @@
 """machine/processor.py: bfloat16 only where it is known to be faster."""
 
+import pathlib
+import platform
+
 import pytest
 
 from machine import processor
@@ -28,7 +31,7 @@ def test_processors_of_one_name_are_told_apart(monkeypatch):
         "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
         "flags\t\t: avx2 fma\n"
     )
-    monkeypatch.setattr(processor.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: text)
     assert processor.processor() == (
         *("AMD EPYC, cpu family 25, model 17", "AuthenticAMD", {"avx2", "fma"}),
     )
@@ -80,6 +83,21 @@ def test_auto_asks_every_gpu(machine, gpus, precision):
 def test_a_precision_that_is_asked_for_is_taken(machine, asked):
     machine(set())
     assert processor.choose_precision(asked) == (asked, "as asked")
+
+
+@pytest.mark.parametrize(
+    ("machine", "before", "after"),
+    [("x86_64", None, "oneDNN"), ("x86_64", "0", "Eigen"), ("arm64", None, "TensorFlow's default")],
+)
+def test_onednn_is_on_where_it_is_fast_unless_it_was_turned_off(
+    monkeypatch, machine, before, after
+):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before or "")
+    if before is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    processor.choose_kernels()
+    assert processor.kernels() == after
 
 
 def test_the_description_names_this_machine():

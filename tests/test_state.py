@@ -1,5 +1,6 @@
 """runs/state.py: a state comes back to the bit, or the one before it does."""
 
+import hashlib
 import io
 import os
 import resource
@@ -109,7 +110,7 @@ def test_a_full_disk_leaves_the_last_states(folder):
 
 def sealed(body):
     """A file with the checksum of a state and other content."""
-    return body + state.hashlib.sha256(body).digest()
+    return body + hashlib.sha256(body).digest()
 
 
 def archive(save=np.savez, **arrays):

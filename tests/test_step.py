@@ -303,9 +303,11 @@ def test_dropout_differs_from_step_to_step(eagerly):
 def test_xla_computes_the_same():
     plain, compiled = (Run({**PLAIN, "ema_decay": 0.9}, xla=xla) for xla in (False, True))
     found = [compiled.train(step) for step in range(3)]
-    tf.config.run_functions_eagerly(True)
-    expected = [plain.train(step) for step in range(3)]
-    tf.config.run_functions_eagerly(False)
+    try:
+        tf.config.run_functions_eagerly(True)
+        expected = [plain.train(step) for step in range(3)]
+    finally:
+        tf.config.run_functions_eagerly(False)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     for one, other in zip(compiled.state(), plain.state(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)

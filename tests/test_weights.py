@@ -155,8 +155,9 @@ def test_a_full_disk_leaves_the_last_weights(saved, other):
     assert (folder / WEIGHTS_FILE).read_bytes() == before
 
 
-def test_the_shipped_weights_load():
+@pytest.mark.parametrize("name", ["resnet20", "fast"])
+def test_the_shipped_weights_load(name):
     from main import SAVED_MODELS
 
-    record = read_record(SAVED_MODELS / "resnet20")
-    load_weights(SAVED_MODELS / "resnet20", resnet_v1(depth=20, width=16), record)
+    record = read_record(SAVED_MODELS / name)
+    load_weights(SAVED_MODELS / name, resnet_v1(depth=20, width=16), record)
