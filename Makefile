@@ -1,4 +1,5 @@
-# PYTHON=python3.12 make quickstart chooses another interpreter for the environment.
+# PYTHON=python3.12 make quickstart chooses the interpreter of a new environment; make clean removes
+# the old one.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
