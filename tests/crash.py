@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
 import crash_child
 from processes import Process
+from saved import digest
 
 TRAIN = [
     *("train", "--preset", "quickstart", "--width", "2", "--batch-size", "16"),
@@ -39,22 +40,19 @@ def start(folder: Path, point: str = "", number: int = 0) -> Process:
     return Process(output, crash_child.run, point, number, arguments)
 
 
-def digest(folder: Path) -> tuple[str, str]:
-    """Digests of the weights and of the history of a finished run."""
-    record = json.loads((folder / "run.json").read_text())
-    return record["weights_sha256"], record["history_sha256"]
-
-
-def kill_once(folder: Path, generator: np.random.Generator) -> tuple[str, int]:
-    """Start the training and end it somewhere; gives the place and the exit code."""
-    point = str(generator.choice([*crash_child.POINTS, RANDOM, SIGTERM]))
+def kill_once(
+    folder: Path, generator: np.random.Generator, place: tuple[str, int] | None
+) -> tuple[str, int]:
+    """Start the training and end it somewhere; gives the point and the exit code."""
+    point = place[0] if place else str(generator.choice([*crash_child.POINTS, RANDOM, SIGTERM]))
     if point in (RANDOM, SIGTERM):
         process = start(folder)
         time.sleep(generator.uniform(1, 11))
         process.send(signal.SIGKILL if point == RANDOM else signal.SIGTERM)
     else:
         highest = {"in a step": STEPS, "in an evaluation": 2, "in the final export": 6}
-        process = start(folder, point, int(generator.integers(1, highest.get(point, 12) + 1)))
+        number = place[1] if place else generator.integers(1, highest.get(point, 12) + 1)
+        process = start(folder, point, int(number))
     process.finish(0, KILLED, *((75, -15) if point == SIGTERM else ()))
     return point, process.code
 
@@ -73,9 +71,15 @@ def damage(folder: Path, generator: np.random.Generator) -> str | None:
 
 
 def crash(
-    count: int, seed: int = 0, kills_per_run: int = 8
+    count: int, seed: int = 0, kills_per_run: int = 8, places: Sequence[tuple[str, int]] = ()
 ) -> tuple[collections.Counter, collections.Counter, int]:
     """End trainings ``count`` times in all, letting each finish in the end.
+
+    Args:
+        count: of the ends.
+        seed: of the places where they are ended, and of the damages to their states.
+        kills_per_run: ends of a training before it may finish.
+        places: the point of crash_child.py and the number of the first ends.
 
     Returns:
         How often a training was ended at each place, how often its newest state was damaged
@@ -84,7 +88,7 @@ def crash(
     Raises:
         AssertionError: a run that ended in other bits, or left a half-written file.
     """
-    generator = np.random.default_rng(seed)
+    generator, given = np.random.default_rng(seed), iter(places)
     kills, damages, runs = collections.Counter(), collections.Counter(), 0
     with tempfile.TemporaryDirectory() as parent:
         left_alone = Path(parent, "left-alone")
@@ -93,7 +97,7 @@ def crash(
         while kills.total() < count:
             folder = Path(parent, f"run{runs}")
             for _ in range(min(kills_per_run, count - kills.total())):
-                point, code = kill_once(folder, generator)
+                point, code = kill_once(folder, generator, next(given, None))
                 if code == 0:
                     break
                 kills[point] += 1

@@ -29,6 +29,12 @@ FINISHED = {
 }
 
 
+def digest(folder):
+    """Digests of the weights and of the history of a finished run."""
+    record = json.loads((folder / "run.json").read_text())
+    return record["weights_sha256"], record["history_sha256"]
+
+
 def changed(record=RECORD, **changes):
     """A copy of a record with other values: ``training_configs__epochs=3``."""
     record = json.loads(json.dumps(record))

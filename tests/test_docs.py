@@ -12,6 +12,8 @@ import Configure
 import main
 from machine.errors import EXIT_CODES
 from main import SAVED_MODELS
+from runs.metrics import metrics_lines
+from sources.cifar import CIFAR10
 from study import tables
 from study.page import markdown
 from study.write import CAPTIONS
@@ -29,6 +31,12 @@ def test_the_exit_codes_are_those_of_the_program():
     text = (ROOT / "docs" / "guarantees.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.M)
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+
+
+def test_the_readme_shows_what_test_prints():
+    measured = json.loads((SAVED_MODELS / "fast" / "test_metrics.json").read_text())
+    lines = metrics_lines(measured, CIFAR10.class_names)
+    assert "```\n" + "\n".join(lines[: lines.index("")]) + "\n```" in PAGES[0].read_text()
 
 
 def commands(page):

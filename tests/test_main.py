@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from finished import save_run
 from processes import Process
+from saved import digest
 
 import Configure
 import main
@@ -83,11 +84,6 @@ class Step:
     def run(self, order, position, step, rates):
         time.sleep(0.1)
         return np.ones(len(rates)), np.zeros(len(rates))
-
-
-def digest(folder):
-    record = json.loads((folder / "run.json").read_text())
-    return record["weights_sha256"], record["history_sha256"]
 
 
 @pytest.fixture(scope="module")
