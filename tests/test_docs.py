@@ -24,6 +24,7 @@ PAGES = [
     *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
     *(*sorted((ROOT / "docs").glob("*/README.md")), *sorted(ROOT.glob("benchmarks/results/*.md"))),
 ]
+RESULTS = {path.parent.name for path in (ROOT / "docs").glob("*/results.json")}
 VERBS = ("train", "test", "predict", "study", "compare", "describe", "export", "report", "tune")
 
 
@@ -74,7 +75,7 @@ def test_every_link_leads_somewhere():
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
 
 
-@pytest.mark.parametrize("name", ["tables", "fast"])
+@pytest.mark.parametrize("name", sorted(RESULTS))
 def test_a_page_of_runs_says_what_its_results_say(name):
     folder = ROOT / "docs" / name
     pictures = {file: text for file, text in CAPTIONS.items() if (folder / file).exists()}
@@ -82,8 +83,9 @@ def test_a_page_of_runs_says_what_its_results_say(name):
     assert (folder / "README.md").read_text() == markdown(results, pictures)
 
 
-def test_the_results_of_a_study_are_those_of_its_runs():
-    folder, study = ROOT / "docs" / "tables", Configure.STUDIES["tables"]
+@pytest.mark.parametrize("name", sorted(RESULTS & Configure.STUDIES.keys()))
+def test_the_results_of_a_study_are_those_of_its_runs(name):
+    folder, study = ROOT / "docs" / name, Configure.STUDIES[name]
     results = json.loads((folder / "results.json").read_text())
     runs = {
         row.name: [
@@ -91,7 +93,7 @@ def test_the_results_of_a_study_are_those_of_its_runs():
         ]
         for row in study.rows
     }
-    found = tables.tabulate("tables", study, runs, results["expected"])
+    found = tables.tabulate(name, study, runs, results["expected"])
     assert {**json.loads(json.dumps(found)), "failed": {}} == results
 
 
