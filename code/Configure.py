@@ -100,7 +100,7 @@ TRAINING_KEYS = {
     ),
     "schedule": Key(
         "cosine",
-        "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 40, 60, 80, 90 % of the run "
+        "constant; steps: 1e-1, 1e-2, 1e-3, 5e-4 of the rate after 81, 121, 161, 181 of 200 epochs "
         "(Keras example); linear down to eta_min; cosine (arXiv:1608.03983)",
         choices=("constant", "steps", "linear", "cosine"),
     ),

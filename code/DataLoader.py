@@ -106,8 +106,9 @@ def replace_labels(y: np.ndarray, share: float, num_classes: int, seed: int) -> 
     Returns:
         The labels, a copy; each false one is another class with equal probability.
     """
-    # Not the stream of the split, which has the same seed.
-    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    # Neither the stream of the split, PCG64(seed), nor that of an epoch's order, PCG64([seed, n]).
+    stream = np.random.SeedSequence(seed, spawn_key=(0,))
+    generator = np.random.Generator(np.random.PCG64(stream))
     chosen = generator.permutation(len(y))[: round(share * len(y))]
     replaced = y.copy()
     replaced[chosen] = (y[chosen] + generator.integers(1, num_classes, len(chosen))) % num_classes

@@ -295,6 +295,9 @@ def colour_jitter(images: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
 def pca_jitter(images: tf.Tensor, components: tf.Tensor) -> tf.Tensor:
     """Add a random mixture of the principal colours (AlexNet, Krizhevsky et al. 2012, 4.1).
 
+    They are as long as their standard deviations, where the paper has the eigenvalues, which are
+    their squares.
+
     Args:
         images: float32 ``[B, H, W, 3]``, normalized.
         components: float32 ``[B, 3]``, how much of each column of ``PCA_CIFAR10``.

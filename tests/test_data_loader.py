@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 import DataLoader
 from machine.errors import DataError, UserError
 from sources import shapes
+from training.step import epoch_order
 
 
 def test_the_embedded_set_needs_no_folder(monkeypatch):
@@ -135,5 +136,8 @@ def test_replaced_labels_are_all_false_and_drawn_evenly():
     shifts = np.bincount((replaced - y)[false] % 5, minlength=5)
     assert shifts[0] == 0 and (abs(shifts[1:] - 500) < 100).all()
     assert (replaced == DataLoader.replace_labels(y, 0.4, 5, seed=0)).all()
+    for epoch in range(5):  # an epoch's order does not sort the false ones out
+        first = epoch_order(0, epoch, len(y))[: len(y) // 2]
+        assert 0.3 < (replaced != y)[first].mean() < 0.5
     assert (replaced != DataLoader.replace_labels(y, 0.4, 5, seed=1)).any()
     assert (DataLoader.replace_labels(y, 0.0, 5, seed=0) == y).all()

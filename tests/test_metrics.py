@@ -72,6 +72,12 @@ def test_calibration_error_of_perfect_calibration_is_zero():
     assert expected_calibration_error(confidence_bins(labels, np.eye(2)[labels])) == 0
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.uint64])
+def test_labels_of_any_integer_type_are_counted(kind):
+    y = np.arange(100)
+    assert confusion_matrix(y.astype(kind), y, 100).tolist() == np.eye(100).tolist()
+
+
 def test_confusion_matrix_has_true_classes_in_rows():
     matrix = confusion_matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 0]), 3)
     assert matrix.dtype == np.int64

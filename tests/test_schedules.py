@@ -63,6 +63,13 @@ def test_steps_of_another_run_come_at_the_same_shares():
     assert shares == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_shortest_run_has_all_of_the_steps():
+    rate_at = scheduled("steps", 1)
+    shares = [rate_at(0, step) / 0.5 for step in range(STEPS_PER_EPOCH)]
+    assert shares == pytest.approx([1, 1, 1, 1e-1, 1e-1, 1e-2, 1e-3], rel=1e-12)
+    assert scheduled("steps", 2)(1, 6) / 0.5 == pytest.approx(5e-4)
+
+
 @pytest.mark.parametrize("low", [0.0, 0.1])
 def test_cosine_goes_from_the_highest_to_the_lowest_rate_once(low):
     rate_at = scheduled("cosine", eta_min=low)

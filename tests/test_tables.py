@@ -205,6 +205,15 @@ def test_what_was_measured_otherwise_is_not_compared(tmp_path, changes, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_training_accuracy_of_other_weights_is_none(tmp_path):
+    folder = save(tmp_path / "a", 150)
+    path = folder / "train_metrics.json"
+    for sha256, accuracy in (("d", 0.7), ("other", None)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "weights_sha256": sha256}))
+        train = tables.read_run(folder)["train"]
+        assert (train and train["accuracy"]) == accuracy
+
+
 def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path):
     runs = [save(tmp_path / name, 150, hardware__cores=cores) for cores, name in enumerate("ab")]
     with pytest.raises(RunError, match="found a and b of one configuration and seed 0"):

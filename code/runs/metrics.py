@@ -44,8 +44,8 @@ def measure(y: np.ndarray, probabilities: np.ndarray) -> dict:
     p = np.asarray(probabilities, np.float64)
     matrix = confusion_matrix(y, p.argmax(axis=1), p.shape[1])
     correct, images = np.diag(matrix).tolist(), matrix.sum(axis=1).tolist()
-    # Predictions are float32, where 0 means less than 2**-149, the smallest positive float32: the
-    # loss stays finite, and no probability that float32 can hold is changed.
+    # A softmax in float32 gives 0 for what is too small for it. With the smallest positive float32
+    # in its place the loss stays finite.
     logs = np.log(np.maximum(p[np.arange(len(y)), y], 2.0**-149))
     bins = confidence_bins(y, p)
     return {
@@ -110,7 +110,8 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, num_classes: int) -> 
     Returns:
         int64 ``[K, K]``: entry (i, j) counts the images of class i that were taken for class j.
     """
-    pairs = np.bincount(y * num_classes + predicted, minlength=num_classes**2)
+    # As int64: 100 classes are too many for the products of uint8 labels.
+    pairs = np.bincount(y.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes)
 
 

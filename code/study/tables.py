@@ -51,7 +51,10 @@ def read_run(folder: Path) -> dict:
         )
     try:
         if (folder / TRAIN_FILE).exists():
-            run["train"] = json.loads((folder / TRAIN_FILE).read_text())
+            train = json.loads((folder / TRAIN_FILE).read_text())
+            # The run may have been extended since.
+            if train.get("weights_sha256", record["weights_sha256"]) == record["weights_sha256"]:
+                run["train"] = train
         with (folder / "history.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
         run["history"] = {

@@ -212,7 +212,10 @@ class Dropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Drop a share ``rate`` of float ``[B, H, W, C]`` and scale the rest by 1/(1 - rate)."""
+        """Drop a share ``rate`` of float ``[B, H, W, C]`` and scale the rest by 1/(1 - rate).
+
+        The factor has the type of the inputs: 1.109 in bfloat16 for a tenth.
+        """
         stream = _dropout_stream.get()
         if stream is None or not training or self.rate == 0:
             return super().call(inputs, training=training)

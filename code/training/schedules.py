@@ -29,7 +29,7 @@ def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
     if schedule == "constant":
         return eta_max
     if schedule == "steps":
-        return eta_max * _example_factor(math.floor(epoch) / total)
+        return eta_max * _example_factor(epoch / total)
     if schedule == "linear":
         share_left = 1 - epoch / total
     elif schedule == "cosine":
@@ -44,8 +44,9 @@ def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
 
 def _example_factor(share: float) -> float:
     """Return the factor of the Keras example, its 200 epochs taken as the whole run."""
-    for after, factor in ((180, 0.5e-3), (160, 1e-3), (120, 1e-2), (80, 1e-1)):
-        if share > after / 200:
+    # It compares its epochs, counted from 0, by > 180, > 160, > 120 and > 80.
+    for epoch, factor in ((181, 0.5e-3), (161, 1e-3), (121, 1e-2), (81, 1e-1)):
+        if share >= epoch / 200:
             return factor
     return 1.0
 

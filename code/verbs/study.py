@@ -294,6 +294,7 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
         false = trained != y
         measured["false_labels"] = int(false.sum())
         measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
+    measured = {"weights_sha256": record["weights_sha256"], **measured}
     files.write_json(task.folder / tables.TRAIN_FILE, measured)
 
 
