@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pwd
 import tarfile
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def assert_is_the_small_set(data):
 
 
 # Wrappings that people have
+
+
+def test_a_user_whom_the_system_does_not_know_has_no_cache_of_keras(tmp_path, monkeypatch):
+    def unknown(_):
+        raise KeyError
+
+    for name in ("HOME", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    write(tmp_path / "data")
+    assert_is_the_small_set(cifar.load(tmp_path / "data", SOURCE))
 
 
 @pytest.mark.parametrize(

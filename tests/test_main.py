@@ -468,12 +468,13 @@ def test_a_run_does_not_come_out_of_the_folder_that_it_goes_into(trained, fails,
     assert sorted(os.listdir(trained)) == before
 
 
-def test_a_run_from_weights_that_have_seen_the_test_images_has_seen_them(tmp_path, fails):
+def test_a_run_from_weights_that_have_seen_the_test_images_has_seen_them(tmp_path, fails, capfd):
     save_run(tmp_path / "leaked", seen_test_images=True)
     arguments = [*TINY, "--epochs", "1", "--init-from", tmp_path / "leaked"]
     assert run("train", *arguments, "--save-dir", tmp_path / "run") == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["seen_test_images"] is True
+    assert "warning: init_from: that run was trained on other images" in capfd.readouterr().err
     code, line = fails("test", "--save-dir", tmp_path / "run")
     assert code == 5 and "--seen-test-images" in line
     # It was not trained on them itself.
@@ -527,6 +528,23 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     for images in (tmp_path / "photos" / "2.png", tmp_path / "my.gallery.png"):
         assert run(*arguments[:3], "--input", images, "--output", tmp_path / "my.npy") == 2
     assert all(path.read_bytes() == before for path, before in kept.items())
+
+
+def test_answers_do_not_replace_a_file_of_the_run(tmp_path, fails):
+    save_run(tmp_path)
+    path = tmp_path / "pixel_mean.npy"
+    before = path.read_bytes()
+    np.save(tmp_path / "in.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    files = ("--input", tmp_path / "in.npy", "--output", path)
+    assert fails("predict", "--save-dir", tmp_path, *files)[0] == 2
+    assert path.read_bytes() == before
+
+
+def test_test_images_of_something_else_are_refused(tmp_path, fails):
+    save_run(tmp_path)  # of other images than the embedded ones
+    code, line = fails("test", "--save-dir", tmp_path)
+    assert code == 5 and "expected the test images of the run, found others" in line
+    assert not (tmp_path / "test_metrics.json").exists()
 
 
 def test_private_images_that_were_found_are_not_replaced_either(tmp_path, fails):

@@ -242,6 +242,12 @@ def test_a_picture_of_more_pixels_than_pillow_finds_safe_is_refused(tmp_path, mo
         DataLoader.load_testing_images(tmp_path / "bomb.png")
 
 
+def test_a_name_from_an_old_archive_is_written_out(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / os.fsdecode(b"bild_\xfc.png"))
+    Image.fromarray(COLOUR).save(tmp_path / "ü.png")
+    assert DataLoader.load_testing_images(tmp_path).names == ["bild_\\xfc.png", "ü.png"]
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="empty folder"):
         DataLoader.load_testing_images(tmp_path)

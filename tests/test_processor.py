@@ -100,6 +100,16 @@ def test_onednn_is_on_where_it_is_fast_unless_it_was_turned_off(
     assert processor.kernels() == after
 
 
+def test_the_keras_json_of_a_person_is_for_other_programs():
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    processor.prepare_tensorflow()
+    assert keras.config.image_data_format() == "channels_last"
+    assert keras.config.floatx() == "float32"
+
+
 def test_the_description_names_this_machine():
     description = processor.describe()
     assert description["cores"] >= 1

@@ -45,7 +45,8 @@ from pathlib import Path
 from machine.errors import UserError
 import DataLoader
 from verbs.study import study
-DataLoader.load_data = lambda *_: None
+DataLoader.load_data = lambda *_: DataLoader.DataSet("a", None, "b", None, ())
+DataLoader.digest = lambda x, y: x
 try:
     study(name="leak", save_dir=Path(sys.argv[1]), data_dir=Path("none"), seeds=2, jobs=1,
           overrides={"dataset": "shapes", "epochs": 3}, command=sys.argv[2:])
@@ -58,7 +59,10 @@ RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    monkeypatch.setattr(DataLoader, "load_data", lambda *_: None)  # it takes seconds
+    # It takes seconds; the digests are those of study_child.py.
+    stand_in = DataLoader.DataSet("a", None, "b", None, ())
+    monkeypatch.setattr(DataLoader, "load_data", lambda *_: stand_in)
+    monkeypatch.setattr(DataLoader, "digest", lambda x, y: x)
     monkeypatch.setattr(processor, "count_gpus", lambda: 0)
     monkeypatch.setenv("PYTHONPATH", f"{CODE}:{CHILD.parent}")
 
@@ -66,6 +70,7 @@ def environment(monkeypatch):
 @pytest.fixture
 def data(monkeypatch):
     """100 training and 40 test images in place of the thousands of the embedded set."""
+    monkeypatch.undo()
     (x, y), test = images(100), images(40, seed=1)
     small = DataLoader.DataSet(x, y, *test, tuple("abcdefghij"))
     monkeypatch.setattr(DataLoader, "load_data", lambda *_: small)
@@ -218,6 +223,29 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
     run(tmp_path)
     with pytest.raises(RunError, match="epochs: was 3, is 4"):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
+    with pytest.raises(RunError, match="epochs: was 3, is 4"):
+        run(tmp_path, overrides={**OVERRIDES, "epochs": 4}, only="leak")
+
+
+def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(DataLoader, "digest", lambda x, y: "other")
+    with pytest.raises(RunError, match="data_digests test: was b, is other"):
+        run(tmp_path)
+
+
+def test_what_was_trained_on_another_processor_is_only_measured(tmp_path, data):
+    values = {"name": "leak", "save_dir": tmp_path, "data_dir": tmp_path, "overrides": TINY}
+    study(**values, only="honest")
+    folder = tmp_path / "honest-0"
+    record = json.loads((folder / "run.json").read_text())
+    record["precision"]["used"] = "bfloat16"
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "test_metrics.json").unlink()
+    study(**values, only="honest")
+    assert [path.name for path in tmp_path.iterdir()] == ["honest-0"]
+    assert (folder / "test_metrics.json").exists()
+    assert json.loads((folder / "run.json").read_text()) == record
 
 
 def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):

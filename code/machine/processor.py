@@ -62,15 +62,21 @@ def choose_kernels() -> None:
 
 
 def prepare_tensorflow() -> None:
-    """Choose the kernels and import TensorFlow, without the lines that it writes while loading."""
+    """Choose the kernels and import TensorFlow, without the lines that it writes while loading.
+
+    What a person's keras.json says of layouts and types is for other programs.
+    """
     choose_kernels()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
+        import keras
         import tensorflow as tf
 
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
         tf.config.list_physical_devices()
         tf.get_logger().setLevel("ERROR")  # it warns where one process makes several networks
     finally:

@@ -89,7 +89,8 @@ def load(
         DataError: batches are there, but not all of them are official.
         DownloadError, StorageError: see ``download.fetch``.
     """
-    keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
+    # Not Path.home, which raises where the system does not know the user, as in some containers.
+    keras = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "datasets"
     md5 = source.train_md5 | source.test_md5
     batches: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     own = list(files_below(data_dir))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from machine.errors import DataError
-from sources.pictures import list_pictures, read_pictures
+from sources.pictures import list_pictures, printable, read_pictures
 
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -43,7 +43,8 @@ def read(data_dir: Path) -> tuple[Part, Part | None, tuple[str, ...], list[str]]
         y = np.repeat(np.arange(len(files), dtype=np.int32), [len(paths) for paths in files])
         parts.append((x, y))
         notes += [f"{folder.name}: {note}" for note in said]
-    return parts[0], parts[1] if divided else None, tuple(class_names), notes
+    names = tuple(map(printable, class_names))
+    return parts[0], parts[1] if divided else None, names, notes
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -78,10 +78,10 @@ def read_pictures(
                     f"{' '.join(str(error).split())[:200]}; replace it or take it out (predict can "
                     "do without it: --skip-damaged)"
                 ) from error
-            damaged.append(path.name)
+            damaged.append(printable(path.name))
             continue
         pictures.append(picture)
-        names.append(path.name)
+        names.append(printable(path.name))
         changes.update(what)
     if not pictures:
         raise DataError(f"{paths[0]}: expected a sound PNG or JPEG picture, found none; add some")
@@ -93,6 +93,11 @@ def read_pictures(
         f"{n:,} of {total} {'was' if n == 1 else 'were'} {what}." for what, n in changes.items()
     ]
     return np.stack(pictures), names, notes
+
+
+def printable(name: str) -> str:
+    """Replace the bytes in a file's name that are no UTF-8, as in old archives."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _read(path: Path) -> tuple[np.ndarray, list[str]]:

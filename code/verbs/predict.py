@@ -14,6 +14,7 @@ from machine import files, processor
 from machine.errors import UserError
 from runs import metrics, plots
 from runs import record as records
+from runs.weights import MEAN_FILE
 
 SHOWN = 20  # answers on the screen
 GALLERY = 100  # pictures in predictions.gallery.png
@@ -71,7 +72,7 @@ def predict(
         images = DataLoader.find_private_images(data_dir)
     table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
     if not stream:
-        _require_own(output, table, gallery, images)
+        _require_own(output, table, gallery, images, save_dir)
     say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
     source = _open_images(images, record, data_dir, mirror, layout, skip_damaged)
     processor.prepare_tensorflow()
@@ -90,7 +91,7 @@ def predict(
         file = stack.enter_context(files.writing(output))
         text = None
         if not stream:
-            text = io.TextIOWrapper(stack.enter_context(files.writing(table)), newline="")
+            text = io.TextIOWrapper(stack.enter_context(files.writing(table)), "utf-8", newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow([*TABLE_COLUMNS, *class_names])
         bar = stack.enter_context(tqdm(total=len(source), unit=" images", disable=None))
@@ -127,15 +128,14 @@ def predict(
         say(f"pictures: {gallery}")
 
 
-def _require_own(output: Path, table: Path, gallery: Path, images: Path | None) -> None:
+def _require_own(output: Path, table: Path, gallery: Path, images: Path | None, run: Path) -> None:
     """Raise ``UserError`` if the answers would replace something else than earlier answers."""
     if output.is_dir() or output.suffix != ".npy":
         raise UserError(f"output: expected a file name that ends in .npy, found {output}")
+    read = [path for path in (images, run / MEAN_FILE) if path is not None and path.exists()]
     for path in (output, gallery):
-        if images is not None and path.exists() and images.exists() and path.samefile(images):
-            raise UserError(
-                f"output: expected another file than the images, found {path}; name another"
-            )
+        if path.exists() and any(path.samefile(one) for one in read):
+            raise UserError(f"output: expected a file that is not read, found {path}; name another")
     pictures = images is not None and images.suffix.lower() != ".npy"
     if pictures and gallery.exists() and not table.exists():
         raise UserError(

@@ -21,11 +21,11 @@ from machine import files, processor
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
 from runs.metrics import TEST_FILE
-from runs.record import differences, read_record
+from runs.record import RECORD_FILE, differences, read_record
 from study import tables
 from study.write import PAGE_FILE, require_own, write_numbers, write_results
 from verbs.test import images_of, test
-from verbs.train import train
+from verbs.train import data_digests, train
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 LOCK_FILE = ".lock"
@@ -121,10 +121,11 @@ def study(
     ]
     configs = [_configure(grid, task, overrides) for task in tasks]
     require_own(save_dir, name)
-    for task, wanted in zip(tasks, configs, strict=True):
-        _require_same_configuration(task.folder, *wanted)
     # Before any run needs them: they are downloaded once, and what is wrong is said at once.
-    DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror)
+    data = DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror)
+    digests = data_digests(data)
+    for task, wanted in zip(tasks, configs, strict=True):
+        _require_same_run(task.folder, *wanted, digests)
     with files.storing(save_dir):
         save_dir.mkdir(parents=True, exist_ok=True)
     arguments = [*command, "study", name, f"--save-dir={save_dir}", f"--data-dir={data_dir}"]
@@ -267,15 +268,20 @@ class _Workers:
 def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict) -> None:
     """Train, test, and measure on its own training images, one run in this process."""
     chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
-    train(
-        preset=grid.preset,
-        overrides=chosen,
-        save_dir=task.folder,
-        data_dir=data_dir,
-        mirror=mirror,
-        strategy="one",
-        include_test=task.row.leak,
-    )
+    model_configs, configs = _configure(grid, task, overrides)
+    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
+    _require_same_run(task.folder, model_configs, configs, data_digests(data))
+    # What was trained is not trained again, whatever kind of machine did it.
+    if not (task.folder / RECORD_FILE).exists():
+        train(
+            preset=grid.preset,
+            overrides=chosen,
+            save_dir=task.folder,
+            data_dir=data_dir,
+            mirror=mirror,
+            strategy="one",
+            include_test=task.row.leak,
+        )
     test(
         save_dir=task.folder,
         data_dir=data_dir,
@@ -285,8 +291,6 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     from Model import Model
 
     record = read_record(task.folder)
-    configs = record["training_configs"]
-    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
     x, y = images_of(task.folder, record, data, "train")
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
     if share := configs["label_noise"]:
@@ -317,15 +321,19 @@ def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
     return configs
 
 
-def _require_same_configuration(folder: Path, model_configs: dict, training_configs: dict) -> None:
-    """Raise ``RunError`` if a finished run is one of other values: it is not replaced."""
-    if not tables.is_finished(folder):
+def _require_same_run(
+    folder: Path, model_configs: dict, training_configs: dict, digests: dict
+) -> None:
+    """Raise ``RunError`` if a trained run is one of other values or data: it is not replaced."""
+    if not (folder / RECORD_FILE).exists():
         return
     wanted = {"model_configs": model_configs, "training_configs": training_configs}
+    wanted["data_digests"] = digests
     if found := differences(read_record(folder), wanted, tuple(wanted), strict=True):
         raise RunError(
-            f"{folder}: expected a run of this configuration, found another: {'; '.join(found)}; "
-            "give the study the flags that it began with, or name another --save-dir"
+            f"{folder}: expected a run of this configuration and data, found another: "
+            f"{'; '.join(found)}; give the study the flags and data that it began with, or name "
+            "another --save-dir"
         )
 
 

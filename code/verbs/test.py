@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import Configure
@@ -70,16 +69,18 @@ def test(
         if own:
             x, y = data.x_test, data.y_test
             if DataLoader.digest(x, y) != record["data_digests"]["test"]:
-                warnings.warn(
-                    "these are not the test images that lay beside the training images",
-                    stacklevel=1,
+                raise RunError(
+                    f"{save_dir}: expected the test images of the run, found others; name their "
+                    "folder with --data-dir, or measure others with --input and --labels"
                 )
         else:
             x, y = images_of(save_dir, record, data, split)
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
-        x, name = source.read(0, len(source)), source.source
+        x, name = source.read(0, len(source)), f"{source.source} ({source.reason})"
+        for note in source.notes:
+            print(note)
         y = DataLoader.load_labels(labels, len(x), len(class_names))
     processor.prepare_tensorflow()
     from Model import Model
@@ -90,6 +91,12 @@ def test(
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
+    print(
+        f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
+        f"{metrics.views(views)}"
+    )
+    print("\n".join(metrics.metrics_lines(measured, class_names)))
+    # After the lines: they are all that comes out of a folder that may only be read.
     if own:
         files.write_json(save_dir / metrics.TEST_FILE, measured)
         for file, picture in (
@@ -97,12 +104,6 @@ def test(
             ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, name)),
         ):
             files.write_bytes(save_dir / file, picture)
-    print(
-        f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
-        f"{metrics.views(views)}"
-    )
-    print("\n".join(metrics.metrics_lines(measured, class_names)))
-    if own:
         print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")
 
 

@@ -157,16 +157,21 @@ def describe_run(preset: str, model_configs: dict, training_configs: dict, data)
     return {
         "dataset": training_configs["dataset"],
         "class_names": data.class_names,
-        "data_digests": {
-            "train": DataLoader.digest(data.x_train, data.y_train),
-            "test": DataLoader.digest(data.x_test, data.y_test),
-        },
+        "data_digests": data_digests(data),
         "preset": preset,
         "model_configs": model_configs,
         "training_configs": training_configs,
         "precision": {"used": precision, "reason": reason},
         "versions": processor.versions(),
         "hardware": processor.describe(),
+    }
+
+
+def data_digests(data: DataLoader.DataSet) -> dict[str, str]:
+    """SHA-256 of the images and labels of a data set, which a run is known by."""
+    return {
+        "train": DataLoader.digest(data.x_train, data.y_train),
+        "test": DataLoader.digest(data.x_test, data.y_test),
     }
 
 
@@ -198,6 +203,12 @@ def _warn_of_its_split(record: dict, source: dict) -> None:
         ("training_configs", "valid_size"),
     )
     same, *split = (record[part][key] == source[part][key] for part, key in keys)
+    if not same and record["dataset"] == source["dataset"]:
+        warnings.warn(
+            "init_from: that run was trained on other images of such a data set; if some of them "
+            "are validation or test images now, the accuracy is too high",
+            stacklevel=1,
+        )
     if same and record["training_configs"]["valid_size"] and not all(split):
         warnings.warn(
             "init_from: that run had another --seed or --valid-size, so it was trained on some of "

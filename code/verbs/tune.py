@@ -165,6 +165,7 @@ def _train(trial, configs, split, num_classes: int, signals) -> float:
 
 def _open_study(folder: Path, search: dict):
     import optuna
+    from sqlalchemy import URL
     from sqlalchemy.exc import SQLAlchemyError
 
     path = folder / DATABASE
@@ -174,7 +175,7 @@ def _open_study(folder: Path, search: dict):
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
-                    f"sqlite:///{path}",
+                    URL.create("sqlite", database=str(path)).render_as_string(),
                     engine_kwargs={"connect_args": {"timeout": 60}},
                     heartbeat_interval=HEARTBEAT_SECONDS,
                     grace_period=STALE_SECONDS,
