@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from Configure import STRATEGIES
+from machine import processor
 from machine.errors import UserError, WorkerError
 
 START_MINUTES = 10  # for all workers of a job to have come
@@ -177,7 +178,7 @@ def in_all(strategy: tf.distribute.Strategy, check: Callable[[], None]) -> None:
 
 
 def _local_devices() -> list[str]:
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    kind = "GPU" if processor.has_gpu() else "CPU"
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
@@ -279,7 +280,7 @@ def _check_tf_config(text: str) -> None:
 
 def _slurm_cluster():
     """The step's tasks as TensorFlow's own resolver finds them, each with the GPUs that it sees."""
-    gpus = len(tf.config.list_physical_devices("GPU"))
+    gpus = processor.count_gpus()
     try:
         job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
         # The resolver would hand out GPUs as if Slurm had not, and when it is too late for that.

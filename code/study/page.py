@@ -129,9 +129,7 @@ def _circumstances(rows: list[dict]) -> str:
 
 def _machine(run: dict) -> str:
     cores = run["cores"]
-    name = f"{run['processor']}, {cores} core{'s' * (cores != 1)}"
-    if run["gpus"]:
-        name = ", ".join(run["gpus"])
+    name = ", ".join(run["gpus"] or ()) or f"{run['processor']}, {cores} core{'s' * (cores != 1)}"
     return "; ".join([name, *(f"changed on the way: {line}" for line in run["machine_changes"])])
 
 

@@ -104,7 +104,6 @@ def study(
     seeds = grid.seeds if seeds is None else seeds
     if min(seeds, jobs) < 1:
         raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
-    places = _places(jobs)
     tasks = [
         _Task(row, number, save_dir / f"{row.name}-{number}")
         for number in range(seeds)
@@ -122,10 +121,10 @@ def study(
     configs = [_configure(grid, task, overrides) for task in tasks]
     require_own(save_dir, name)
     # Before any run needs them: they are downloaded once, and what is wrong is said at once.
-    data = DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror)
-    digests = data_digests(data)
+    digests = data_digests(DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror))
     for task, wanted in zip(tasks, configs, strict=True):
         _require_same_run(task.folder, *wanted, digests)
+    places = _places(jobs)
     with files.storing(save_dir):
         save_dir.mkdir(parents=True, exist_ok=True)
     arguments = [*command, "study", name, f"--save-dir={save_dir}", f"--data-dir={data_dir}"]
@@ -269,10 +268,11 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     """Train, test, and measure on its own training images, one run in this process."""
     chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
     model_configs, configs = _configure(grid, task, overrides)
-    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
-    _require_same_run(task.folder, model_configs, configs, data_digests(data))
     # What was trained is not trained again, whatever kind of machine did it.
-    if not (task.folder / RECORD_FILE).exists():
+    if (task.folder / RECORD_FILE).exists():
+        digests = data_digests(DataLoader.load_data(data_dir, configs["dataset"], mirror))
+        _require_same_run(task.folder, model_configs, configs, digests)
+    else:
         train(
             preset=grid.preset,
             overrides=chosen,
@@ -291,6 +291,7 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     from Model import Model
 
     record = read_record(task.folder)
+    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
     x, y = images_of(task.folder, record, data, "train")
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
     if share := configs["label_noise"]:

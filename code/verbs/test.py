@@ -66,15 +66,8 @@ def test(
     own = images is None and split == "test"
     if images is None:
         data = DataLoader.load_data(data_dir, name, mirror)
-        if own:
-            x, y = data.x_test, data.y_test
-            if DataLoader.digest(x, y) != record["data_digests"]["test"]:
-                raise RunError(
-                    f"{save_dir}: expected the test images of the run, found others; name their "
-                    "folder with --data-dir, or measure others with --input and --labels"
-                )
-        else:
-            x, y = images_of(save_dir, record, data, split)
+        x, y = images_of(save_dir, record, data, split)
+        if not own:
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
@@ -108,22 +101,27 @@ def test(
 
 
 def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str) -> tuple:
-    """The images and true labels that a run was trained on, or validated by.
+    """The images and true labels that a run was trained on, validated by, or is tested on.
 
     Args:
         save_dir: folder of the run.
         record: of the run.
         data: its data set.
-        split: "train" or "valid".
+        split: of ``Configure.SPLITS``.
 
     Raises:
-        RunError: it was trained on other images, or had none to validate.
+        RunError: the data set is another one, or the run had no images to validate.
     """
-    if DataLoader.digest(data.x_train, data.y_train) != record["data_digests"]["train"]:
+    part, x, y = "train", data.x_train, data.y_train
+    if split == "test":
+        part, x, y = "test", data.x_test, data.y_test
+    if DataLoader.digest(x, y) != record["data_digests"][part]:
         raise RunError(
-            f"{save_dir}: expected the training images of the run, found others; name their folder "
-            "with --data-dir"
+            f"{save_dir}: expected the {part} images of the run, found others; name their folder "
+            "with --data-dir, or measure others with --input and --labels"
         )
+    if split == "test":
+        return x, y
     configs = {**record["training_configs"], "label_noise": 0.0}
     # A run that goes on from a leaked one has its mark, but not its images.
     leaked = bool(record.get("seen_test_images")) and not record.get("init_from")
