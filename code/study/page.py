@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from study.report import DATASET
+
 NONE = "–"
 
 
@@ -58,7 +60,7 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
 def _accuracies(results: dict, rows: list[dict]) -> str:
     header = ["configuration", "report", "ours", "each seed", "difference"]
     header += ["own training images", "false labels memorized"]
-    lines, other = [], results["dataset"] != "cifar10"
+    lines, other = [], results["dataset"] != DATASET
     for row in rows:
         text = f"**{row['text']}**" if row["leak"] else row["text"]
         if row["deviation"] is None:  # one run
@@ -83,7 +85,7 @@ def _questions(results: dict) -> str:
     lines = []
     for row in results["rows"]:
         if row["question"] and row["difference"]:
-            reported = row["claim"] and results["dataset"] == "cifar10"
+            reported = row["claim"] and results["dataset"] == DATASET
             claim = f"The report: {row['claim']}. " if reported else ""
             lines.append(
                 f"* {row['name']} against {row['against']}: {row['question']} {claim}"

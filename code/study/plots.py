@@ -8,7 +8,7 @@ import numpy as np
 
 from runs.plots import draw_matrix, new_figure, plain_matplotlib, to_png
 from sources.cifar import CIFAR10
-from study.report import FIGURES, TEST_IMAGES
+from study.report import DATASET, FIGURES, TEST_IMAGES
 
 # Okabe and Ito's palette without yellow, which is hard to see on white: told apart with every kind
 # of colour vision. Seven colours and four line styles make 28 different curves.
@@ -57,7 +57,7 @@ def matrices_png(results: dict) -> bytes | None:
     """
     rows = {row["name"]: row for row in results["rows"] if row["runs"]}
     shown = [figure for figure in FIGURES if figure.row in rows]
-    if (results["study"], results["dataset"]) != ("tables", "cifar10") or not shown:
+    if (results["study"], results["dataset"]) != ("tables", DATASET) or not shown:
         return None
     picture = new_figure(6.2 * len(shown), 11.6, f"{_title(results)}: confusion matrices")
     panels = picture.subplots(2, len(shown), squeeze=False)

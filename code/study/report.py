@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+DATASET = "cifar10"  # beside results on other images, nothing of the report is shown
 TEST_IMAGES = 10_000
 
 
