@@ -217,18 +217,15 @@ STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 model_configs: dict[str, Any] = {name: key.default for name, key in MODEL_KEYS.items()}
 training_configs: dict[str, Any] = {name: key.default for name, key in TRAINING_KEYS.items()}
 
+_NO_DROPOUT = {"dropout_stack2": 0.0, "dropout_stack3": 0.0}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The report's final learner: the defaults above. 90.37 % of the 10,000 test images (seed 0)
     # after 60 of its 200 epochs, 116 minutes on 2 cores of an AMD EPYC (Zen 5), bfloat16;
     # python main.py train --epochs 60.
     "resnet20": {},
     # The report's base configuration: no mixup, constant rate, no dropout.
-    "baseline": {
-        "mixup_alpha": 0.0,
-        "schedule": "constant",
-        "dropout_stack2": 0.0,
-        "dropout_stack3": 0.0,
-    },
+    "baseline": {"mixup_alpha": 0.0, "schedule": "constant", **_NO_DROPOUT},
     # ResNet-20 in the fewest minutes (docs/recipe.md): 91.41 % of the 10,000 test images, 92.60 %
     # with flips and shifts (mean of seeds 0 to 2), after 32 epochs, 84 minutes on one core of an
     # Intel Xeon (model 207); python main.py train --preset fast.
@@ -242,8 +239,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "l2": 0.0,
         "crop_mode": "reflect",
         "mixup_alpha": 0.0,
-        "dropout_stack2": 0.0,
-        "dropout_stack3": 0.0,
+        **_NO_DROPOUT,
     },
     # The embedded set: 98.30 % of its 2,000 test images (seed 0) after 1.5 minutes on 2 cores of an
     # AMD EPYC (Zen 1, AVX2); python main.py train --preset quickstart. Says nothing about CIFAR-10.
@@ -259,8 +255,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 6,
         "l2": 0.0,
         "mixup_alpha": 0.0,
-        "dropout_stack2": 0.0,
-        "dropout_stack3": 0.0,
+        **_NO_DROPOUT,
     },
 }
 
@@ -291,7 +286,6 @@ class Study(NamedTuple):
     seeds: int = 3
 
 
-_NO_DROPOUT = {"dropout_stack2": 0.0, "dropout_stack3": 0.0}
 _TUNED = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True}
 _PLAIN = {"flip": False, "crop_pad": 0, "mixup_alpha": 0.0}
 _FLIP_CROP = {"mixup_alpha": 0.0}

@@ -106,7 +106,7 @@ def replace_labels(y: np.ndarray, share: float, num_classes: int, seed: int) -> 
     Returns:
         The labels, a copy; each false one is another class with equal probability.
     """
-    # Neither the stream of the split, PCG64(seed), nor that of an epoch's order, PCG64([seed, n]).
+    # Not the stream of an epoch's order, PCG64([seed, n]), nor the split's, which is that of n = 0.
     stream = np.random.SeedSequence(seed, spawn_key=(0,))
     generator = np.random.Generator(np.random.PCG64(stream))
     chosen = generator.permutation(len(y))[: round(share * len(y))]

@@ -162,7 +162,7 @@ class Model:
             seed,
             training_configs,
             self._strategy,
-            xla=processor.has_gpu(),
+            xla=processor.count_gpus() > 0,
         )
         self.network = average or trained  # what is tested and saved
 

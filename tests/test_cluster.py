@@ -255,23 +255,14 @@ def test_what_cannot_be_is_refused(environment, name):
     ("text", "found"),
     [
         ("{", "found Expecting"),
-        ("[]", "found list indices"),
         ('{"cluster": [], "task": []}', "found 'list' object has no attribute"),
         ("{}", "found no 'cluster'"),
         ('{"cluster": {"worker": ["a:1"]}}', "found no 'task'"),
         ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "the jobs ps"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "the task"),
         (
-            '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
-            "found 'a'",
-        ),
-        (
             '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
             "found 'a'",
-        ),
-        (
-            '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}',
-            "found 1, which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
@@ -280,10 +271,6 @@ def test_what_cannot_be_is_refused(environment, name):
         (
             '{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}',
             "found 'a:65536', which is not host:port",
-        ),
-        (
-            '{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}',
-            "found 'a:0', which is not host:port",
         ),
         (
             '{"cluster": {"worker": ["http://a:1"]}, "task": {"type": "worker", "index": 0}}',

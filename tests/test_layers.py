@@ -7,8 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from training.layers import BatchNormalization, Conv2D, Dropout, dropout_stream
 
@@ -108,20 +106,6 @@ def test_batch_norm_of_bfloat16_keeps_float32_statistics(training):
     assert {v.dtype for v in ours.weights} == {"float32"}
     for found, expected in zip(ours.get_weights(), stock.get_weights(), strict=True):
         assert_close(found, expected, 1e-5)
-
-
-def test_a_frozen_batch_norm_uses_and_keeps_the_moving_statistics_as_in_keras():
-    ours, stock = norms()
-    ours.trainable = stock.trainable = False
-    weights, x = ours.get_weights(), random(FEW, mean=40)
-    assert_close(ours(x, training=True), stock(x, training=True), 1e-5)
-    for found, expected in zip(ours.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_batch_norm_takes_the_last_axis_by_its_number():
-    x = random(FEW)
-    assert_close(BatchNormalization(axis=3)(x), keras.layers.BatchNormalization()(x), 1e-6)
 
 
 class Exchange:
@@ -227,11 +211,6 @@ def test_a_narrow_shortcut_of_an_odd_batch_does_not_write_past_its_memory():
     assert_close(gradient[0, 0], tf.repeat(expected[:, None], 4, axis=1), 1e-3)
 
 
-def test_convolution_computes_the_gradient_of_its_bias_unless_told():
-    ours, _ = convolutions()
-    assert output_and_gradients(ours)[-1] is not None
-
-
 def test_convolution_keeps_the_bias_among_its_weights():
     ours, stock = convolutions(bias_gradient=False)
     assert [v.name for v in ours.trainable_variables] == ["kernel", "bias"]
@@ -275,14 +254,6 @@ def test_dropout_drops_its_share_and_scales_the_rest(rate):
     np.testing.assert_allclose(kept[~dropped], 1 / (1 - rate), rtol=1e-6)
 
 
-def test_dropout_passes_the_gradient_of_what_it_keeps():
-    layer, x = Dropout(0.5, seed=1), tf.ones((2, 4, 4, 4))
-    with tf.GradientTape() as tape, dropout_stream(SEED):
-        tape.watch(x)
-        y = layer(x, training=True)
-    np.testing.assert_array_equal(tape.gradient(y, x), y)
-
-
 def test_dropout_repeats_for_a_seed_and_differs_between_seeds_layers_and_images():
     shape = (8, 4, 4, 4)
     one, other = Dropout(0.5, seed=1), Dropout(0.5, seed=2)
@@ -308,28 +279,6 @@ def test_parts_of_a_batch_drop_what_the_whole_batch_would(image_shape, replicas)
     size = 8 // replicas
     parts = [mask(layer, (size, *image_shape), first=replica * size) for replica in range(replicas)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 63), st.integers(1, 64), st.integers(0, 2**31 - 1))
-def test_any_part_of_a_batch_drops_what_the_whole_batch_would(first, count, seed):
-    layer, seed = Dropout(0.5, seed=1), tf.constant([seed, 7 << 32], tf.int64)
-    whole = mask(layer, (64, 2, 2, 2), seed)
-    part = mask(layer, (min(count, 64 - first), 2, 2, 2), seed, first)
-    np.testing.assert_array_equal(part, whole[first : first + count])
-
-
-def test_the_place_may_be_a_tensor_of_a_graph():
-    layer = Dropout(0.5, seed=1)
-
-    @tf.function
-    def part(first):
-        with dropout_stream(SEED, first):
-            return layer(tf.ones((3, 4, 4, 4)), training=True)
-
-    whole = mask(layer, (8, 4, 4, 4))
-    np.testing.assert_array_equal(part(tf.constant(0)), whole[:3])
-    np.testing.assert_array_equal(part(tf.constant(5)), whole[5:])
 
 
 def test_bfloat16_drops_what_float32_does():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finished import save_run
+from PIL import Image
 from processes import Process
 from saved import digest
 
@@ -213,44 +214,6 @@ def test_without_an_output_the_answers_stay_with_the_run_if_it_is_not_of_cifar10
     predict(save_dir=tmp_path / "run", data_dir=tmp_path, default_output=other)
     assert np.load(tmp_path / "run" / "predictions.npy").shape == (40, 10)
     assert not other.exists()
-
-
-def test_every_layout_of_the_same_images_gives_the_same_predictions(trained, tmp_path, capfd):
-    x = shapes.load()[4][:37]
-    planes = x.transpose(0, 3, 1, 2)
-    layouts = {
-        "nhwc": x,
-        "nchw": planes,
-        "planar": planes.reshape(37, -1),
-        "interleaved": x.reshape(37, -1).astype(np.float64),
-    }
-    predictions = []
-    for name, array in layouts.items():
-        np.save(tmp_path / "images.npy", array)
-        arguments = ["predict", "--save-dir", trained, "--input", tmp_path / "images.npy"]
-        assert main.main([*map(str, arguments), "--output", str(tmp_path / "out.npy")]) == 0
-        assert f"images.npy ({name}" in capfd.readouterr().out
-        predictions.append(np.load(tmp_path / "out.npy"))
-    for other in predictions[1:]:
-        np.testing.assert_array_equal(other, predictions[0])
-
-
-def test_a_folder_of_pictures_is_predicted_in_the_order_of_names(trained, tmp_path, capfd):
-    from PIL import Image
-
-    x = shapes.load()[4][:3]
-    np.save(tmp_path / "images.npy", x)
-    (tmp_path / "pictures").mkdir()
-    for name, image in zip("bac", x, strict=True):
-        Image.fromarray(image).save(tmp_path / "pictures" / f"{name}.png")
-    for source in ("images.npy", "pictures"):
-        arguments = ["predict", "--save-dir", trained, "--input", tmp_path / source]
-        output = tmp_path / f"{source}.out.npy"
-        assert main.main([*map(str, arguments), "--output", str(output)]) == 0
-    by_array, by_name = (
-        np.load(tmp_path / f"{source}.out.npy") for source in ("images.npy", "pictures")
-    )
-    np.testing.assert_array_equal(by_name, by_array[[1, 0, 2]])
 
 
 # Runs that go on
@@ -500,8 +463,6 @@ def test_any_labelled_file_is_measured(trained, tmp_path, capfd):
 
 
 def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
-    from PIL import Image
-
     (tmp_path / "photos").mkdir()
     for name, size in (("2.png", (40, 32)), ("10.png", (32, 32))):
         Image.new("RGB", size, "red").save(tmp_path / "photos" / name)
@@ -541,10 +502,18 @@ def test_answers_do_not_replace_a_file_of_the_run(tmp_path, fails):
 
 
 def test_test_images_of_something_else_are_refused(tmp_path, fails):
-    save_run(tmp_path)  # of other images than the embedded ones
-    code, line = fails("test", "--save-dir", tmp_path)
-    assert code == 5 and "expected the test images of the run, found others" in line
-    assert not (tmp_path / "test_metrics.json").exists()
+    save_run(tmp_path / "shapes")  # of other images than the embedded ones
+    save_run(tmp_path / "folder", dataset="folder")
+    for number, label in enumerate("ababab"):
+        path = tmp_path / "data" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(path)
+    for verb, name in (("test", "shapes"), ("predict", "folder")):
+        where = ("--save-dir", tmp_path / name, "--data-dir", tmp_path / "data")
+        code, line = fails(verb, *where)
+        assert code == 5 and "expected the test images of the run, found others" in line
+    assert not (tmp_path / "shapes" / "test_metrics.json").exists()
+    assert not (tmp_path / "folder" / "predictions.npy").exists()
 
 
 def test_private_images_that_were_found_are_not_replaced_either(tmp_path, fails):

@@ -59,19 +59,6 @@ def test_calibration_error_by_hand():
     )
 
 
-def test_calibration_error_of_one_bin_is_accuracy_against_mean_confidence():
-    assert expected_calibration_error(confidence_bins(Y, P, bins=1)) == pytest.approx(0.6 - 0.5)
-
-
-def test_calibration_error_of_perfect_calibration_is_zero():
-    probabilities = np.tile([0.7, 0.3], (10, 1))
-    labels = np.array([0] * 7 + [1] * 3)
-    assert expected_calibration_error(confidence_bins(labels, probabilities)) == pytest.approx(
-        0, abs=1e-12
-    )
-    assert expected_calibration_error(confidence_bins(labels, np.eye(2)[labels])) == 0
-
-
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.uint64])
 def test_labels_of_any_integer_type_are_counted(kind):
     y = np.arange(100)
@@ -117,33 +104,6 @@ def test_loss_is_finite_where_float32_underflowed_and_exact_where_it_did_not():
 def test_a_perfect_score_has_loss_zero_and_not_minus_zero():
     metrics = measure(np.array([0, 1]), np.eye(2))
     assert metrics["accuracy"] == 1.0 and str(metrics["loss"]) == "0.0"
-
-
-def predictions():
-    def of(shape):
-        n, k = shape
-        row = st.lists(st.floats(0.01, 1), min_size=k, max_size=k)
-        labels = st.lists(st.integers(0, k - 1), min_size=n, max_size=n)
-        return st.tuples(labels, st.lists(row, min_size=n, max_size=n))
-
-    return st.tuples(st.integers(1, 12), st.integers(2, 5)).flatmap(of)
-
-
-@given(predictions())
-def test_metrics_agree_with_each_other(case):
-    labels, weights = np.array(case[0]), np.array(case[1])
-    metrics = measure(labels, weights / weights.sum(axis=1, keepdims=True))
-    matrix = np.array(metrics["confusion_matrix"])
-    assert matrix.sum() == metrics["n"] == len(labels)
-    assert np.trace(matrix) / len(labels) == metrics["accuracy"]
-    for k, accuracy in enumerate(metrics["per_class_accuracy"]):
-        images = (labels == k).sum()
-        assert matrix[k].sum() == images
-        assert accuracy == (matrix[k, k] / images if images else None)
-    low, high = metrics["accuracy_interval"]
-    assert low <= metrics["accuracy"] <= high
-    assert 0 <= metrics["ece"] <= 1 and metrics["loss"] >= 0
-    assert json.loads(json.dumps(metrics)) == metrics
 
 
 def test_metrics_lines_are_an_aligned_table():

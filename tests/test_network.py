@@ -100,31 +100,6 @@ def test_depth_20_has_the_parameters_of_the_keras_example():
     assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == 273_066
 
 
-@pytest.mark.parametrize(("depth", "width"), [(8, 3), (20, 16), (32, 2)])
-def test_each_stack_halves_the_image_and_doubles_the_channels(depth, width):
-    blocks = (depth - 2) // 6
-    network = resnet_v1(depth=depth, width=width, num_classes=7)
-    first, second, third = (
-        (None, 32, 32, width),
-        (None, 16, 16, 2 * width),
-        (None, 8, 8, 4 * width),
-    )
-    # The stem and two convolutions a block; the later stacks have a shortcut convolution.
-    convolutions = [layer.output.shape for layer in layers_of(network, Conv2D)]
-    assert convolutions == (
-        [first] * (1 + 2 * blocks) + [second] * (2 * blocks + 1) + [third] * (2 * blocks + 1)
-    )
-    norms = [layer.output.shape for layer in layers_of(network, BatchNormalization)]
-    assert norms == [first] * (1 + 2 * blocks) + [second] * 2 * blocks + [third] * 2 * blocks
-    sums = [layer.output.shape for layer in layers_of(network, keras.layers.Add)]
-    assert sums == [first] * blocks + [second] * blocks + [third] * blocks
-    pool, flatten, logits = network.layers[-3:]
-    assert pool.output.shape == (None, 1, 1, 4 * width)
-    assert flatten.output.shape == (None, 4 * width)
-    assert logits.output.shape == network.output_shape == (None, 7)
-    assert network.input_shape == (None, 32, 32, 3)
-
-
 def test_dropout_follows_the_second_and_the_third_stack():
     network = resnet_v1(**SMALL, dropout=(0.1, 0.2))
     drops = layers_of(network, Dropout)

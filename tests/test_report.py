@@ -124,6 +124,15 @@ def test_the_command_trains_the_same_configuration(run, capsys, monkeypatch):
     assert Configure.configure(given["preset"], given["overrides"]) == configs
 
 
+def test_the_command_of_a_leaked_run_is_that_of_its_study(run, capsys):
+    record = saved.changed(saved.FINISHED, seen_test_images=True, model_configs__seed=4)
+    records.write_record(run, {**record, "class_names": list(NAMES)})
+    text = "".join(write(run, capsys)[1].text)
+    line = next(line for line in text.splitlines() if line.startswith("python main.py"))
+    assert line.startswith("python main.py study leak --only leak ") and "--seed 4" in line
+    assert "It was trained on the test images too" in text
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("dark", [False, True])

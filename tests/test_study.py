@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from study_child import write_run
+from study_child import STAND_IN, stand_in_digest, write_run
 from tiny import images, wait_for
 
 import Configure
@@ -29,7 +29,7 @@ from verbs.train import train
 CHILD = Path(__file__).with_name("study_child.py")
 CODE = Path(main.__file__).parent
 COMMAND = (sys.executable, str(CHILD))
-OVERRIDES = {"dataset": "shapes", "epochs": 3}
+OVERRIDES = {"dataset": "shapes", "epochs": 3, "valid_size": 5}
 TINY = {
     "dataset": "shapes",
     "depth": 8,
@@ -44,12 +44,14 @@ import sys
 from pathlib import Path
 from machine.errors import UserError
 import DataLoader
+from study_child import STAND_IN, stand_in_digest
 from verbs.study import study
-DataLoader.load_data = lambda *_: DataLoader.DataSet("a", None, "b", None, ())
-DataLoader.digest = lambda x, y: x
+DataLoader.load_data = lambda *_: STAND_IN
+DataLoader.digest = stand_in_digest
+overrides = {"dataset": "shapes", "epochs": 3, "valid_size": 5}
 try:
     study(name="leak", save_dir=Path(sys.argv[1]), data_dir=Path("none"), seeds=2, jobs=1,
-          overrides={"dataset": "shapes", "epochs": 3}, command=sys.argv[2:])
+          overrides=overrides, command=sys.argv[2:])
 except UserError as error:
     print(error)
     sys.exit(error.exit_code)
@@ -59,10 +61,8 @@ RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    # It takes seconds; the digests are those of study_child.py.
-    stand_in = DataLoader.DataSet("a", None, "b", None, ())
-    monkeypatch.setattr(DataLoader, "load_data", lambda *_: stand_in)
-    monkeypatch.setattr(DataLoader, "digest", lambda x, y: x)
+    monkeypatch.setattr(DataLoader, "load_data", lambda *_: STAND_IN)
+    monkeypatch.setattr(DataLoader, "digest", stand_in_digest)
     monkeypatch.setattr(processor, "count_gpus", lambda: 0)
     monkeypatch.setenv("PYTHONPATH", f"{CODE}:{CHILD.parent}")
 
@@ -107,7 +107,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_every_run_is_done_once_and_written(tmp_path):
+def test_every_run_is_done_once_and_written(tmp_path, monkeypatch):
     run(tmp_path)
     assert started(tmp_path) == sorted(RUNS)
     found = results(tmp_path)
@@ -118,6 +118,7 @@ def test_every_run_is_done_once_and_written(tmp_path):
     ]
     assert [run["seed"] for run in found["rows"][0]["runs"]] == [0, 1]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.delattr(DataLoader, "load_data")  # no data are needed for what is done
     for seeds in (2, 1):  # nothing is left to do, and no result is lost
         run(tmp_path, seeds=seeds)
         assert started(tmp_path) == sorted(RUNS)
@@ -171,6 +172,44 @@ def test_a_signal_stops_the_runs_and_the_next_start_goes_on(tmp_path, monkeypatc
     assert started(tmp_path) == sorted([*RUNS, "honest-0"])
     assert history.read_text().count("\n") == 1 + 3
     assert results(tmp_path)["finished"] == 4
+
+
+def test_a_run_that_failed_and_was_finished_by_hand_has_not_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIVERGES", "honest")
+    with pytest.raises(StudyError):
+        run(tmp_path)
+    for seed in range(2):
+        configs = Configure.configure("resnet20", {**OVERRIDES, "seed": seed})
+        write_run(tmp_path / f"honest-{seed}", configs, 150)
+    run(tmp_path)
+    assert results(tmp_path)["failed"] == {}
+
+
+def test_a_signal_to_all_processes_is_no_failure_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "100")
+    monkeypatch.setenv("DEAF", "1")
+    parent = start(tmp_path)
+    wait_for(lambda: starts(tmp_path), parent)
+    os.kill(starts(tmp_path)[0]["process"], signal.SIGTERM)
+    parent.send_signal(signal.SIGTERM)
+    out, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 75, out
+    assert len(starts(tmp_path)) == 1 and results(tmp_path)["failed"] == {}
+
+
+def test_what_cannot_be_in_one_table_is_said_before_any_run(tmp_path):
+    configs = Configure.configure("resnet20", OVERRIDES)
+    write_run(tmp_path / "honest-0", configs, 150)
+    (tmp_path / "honest-0" / "test_metrics.json").write_text("{}")
+    with pytest.raises(RunError, match="run it again"):
+        run(tmp_path)
+    assert starts(tmp_path) == []
+
+
+def test_data_that_no_run_could_take_are_refused_before_any_run(tmp_path):
+    with pytest.raises(UserError, match=r"valid_size: expected 0\.\.9, found 10"):
+        run(tmp_path, overrides={**OVERRIDES, "valid_size": 10})
+    assert starts(tmp_path) == []
 
 
 def test_a_run_whose_parent_was_killed_stays_taken_until_it_ends(tmp_path, monkeypatch):
@@ -231,7 +270,7 @@ def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monke
     run(tmp_path)
     monkeypatch.setattr(DataLoader, "digest", lambda x, y: "other")
     with pytest.raises(RunError, match="data_digests test: was b, is other"):
-        run(tmp_path)
+        run(tmp_path, seeds=3)
 
 
 def test_what_was_trained_on_another_processor_is_only_measured(tmp_path, data):

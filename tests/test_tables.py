@@ -205,6 +205,17 @@ def test_what_was_measured_otherwise_is_not_compared(tmp_path, changes, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_how_it_was_measured_is_said(tmp_path, capsys):
+    folder = save(tmp_path / "a", 150)
+    path, said = folder / "test_metrics.json", []
+    for flip in (False, True):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "test_time_flip": flip}))
+        compare(runs=[folder], output=tmp_path / "out")
+        said.append((tmp_path / "out" / "README.md").read_text() + capsys.readouterr().out)
+    for text, flip in zip(said, (False, True), strict=True):
+        assert text.count("each also with its mirror image") == 2 * flip
+
+
 def test_training_accuracy_of_other_weights_is_none(tmp_path):
     folder = save(tmp_path / "a", 150)
     path = folder / "train_metrics.json"
@@ -239,7 +250,7 @@ def test_curves_are_the_means_over_the_seeds_and_a_leak_is_named(results, figure
         run["history"] = {"train_loss": [2.0 + seed, 1.0], "valid_accuracy": [0.5, None]}
     row["leak"] = True
     figure = figure_of(plots.curves_png, results)
-    assert "one row TRAINED ON THE TEST IMAGES" in figure.get_suptitle()
+    assert "1 row TRAINED ON THE TEST IMAGES" in figure.get_suptitle()
     loss, accuracy = figure.axes
     assert loss.lines[0].get_ydata().tolist() == [3.0, 1.0]
     assert accuracy.lines[0].get_ydata()[0] == 50

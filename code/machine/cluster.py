@@ -178,7 +178,7 @@ def in_all(strategy: tf.distribute.Strategy, check: Callable[[], None]) -> None:
 
 
 def _local_devices() -> list[str]:
-    kind = "GPU" if processor.has_gpu() else "CPU"
+    kind = "GPU" if processor.count_gpus() else "CPU"
     return [device.name for device in tf.config.list_logical_devices(kind)]
 
 

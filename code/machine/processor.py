@@ -38,11 +38,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def has_gpu() -> bool:
-    """If TensorFlow sees a GPU."""
-    return count_gpus() > 0
-
-
 def count_gpus() -> int:
     """GPUs that TensorFlow sees."""
     import tensorflow as tf

@@ -13,6 +13,7 @@ import numpy as np
 from machine import files
 from machine.errors import RunError, StorageError
 from runs import state
+from runs.metrics import HISTORY_FILE
 from runs.record import (
     DESCRIBE_MACHINE,
     IDENTIFY_FINISHED,
@@ -32,7 +33,7 @@ TRAINING_FILES = (
     RECORD_FILE,
     WEIGHTS_FILE,
     MEAN_FILE,
-    "history.csv",
+    HISTORY_FILE,
     "curves.png",
     *FIRST_PICTURES,
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import Configure
 from machine.errors import RunError
 
 ECE_BINS = 15
@@ -23,6 +24,7 @@ HISTORY_COLUMNS = (
     *("epoch", "learning_rate", "train_loss", "train_accuracy"),
     *("valid_loss", "valid_accuracy", "seconds", "images_per_second"),
 )
+HISTORY_FILE = "history.csv"
 TEST_FILE = "test_metrics.json"  # what `measure` found on the test images
 TIME_COLUMNS = ("seconds", "images_per_second")
 
@@ -155,7 +157,7 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
             "it again"
         ) from error
     # One of before these keys were there.
-    return {"precision": "float32", "test_time_flip": False, "test_time_shift": False, **found}
+    return {"precision": "float32", **dict.fromkeys(Configure.TEST_TIME, False), **found}
 
 
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from runs.metrics import views
 from study.report import DATASET
 
 NONE = "–"
@@ -30,9 +31,10 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         return "\n\n".join(parts) + "\n"
     epochs = _all(rows, "epochs")
     parts.append(
-        f"Data: {results['dataset']}, {results['test_images']} test images, measured at the last "
-        "epoch of a run. Accuracy is top-1, in percent: the mean over the seeds, ± the standard "
-        "deviation, and each seed's own; for one seed, Wilson's 95 % interval."
+        f"Data: {results['dataset']}, {results['test_images']} test images{views(results['how'])}, "
+        f"measured at the last epoch of a run in {results['how']['precision']}. Accuracy is top-1, "
+        "in percent: the mean over the seeds, ± the standard deviation, and each seed's own; for "
+        "one seed, Wilson's 95 % interval."
     )
     if any(row["difference"] for row in rows):
         parts[-1] += (
@@ -43,7 +45,8 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         )
     if results["changed"]:
         parts.append(f"**Other values than the study's own: {'; '.join(results['changed'])}.**")
-    if results["report_epochs"] and epochs != str(results["report_epochs"]):
+    longer = results["report_epochs"] and epochs != str(results["report_epochs"])
+    if longer and results["dataset"] == DATASET:
         parts.append(
             f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
             f"{results['report_epochs']}. So these accuracies are not those of the report, and "

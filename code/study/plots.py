@@ -91,7 +91,6 @@ def _matrix(axes, matrix, class_names, title):
 def _title(results: dict) -> str:
     finished, expected = results["finished"], results["expected"]
     part = "" if finished == expected else f" (PARTIAL: {finished} of {expected} runs)"
-    loud = ""
-    if any(row["leak"] and row["runs"] for row in results["rows"]):
-        loud = ", one row TRAINED ON THE TEST IMAGES"
+    leaked = sum(bool(row["leak"] and row["runs"]) for row in results["rows"])
+    loud = f", {leaked} row{'s' * (leaked > 1)} TRAINED ON THE TEST IMAGES" if leaked else ""
     return f"{results['study']} on {results['dataset']}{part}{loud}"

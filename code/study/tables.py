@@ -11,7 +11,7 @@ from pathlib import Path
 import Configure
 from Configure import Row, Study
 from machine.errors import RunError
-from runs.metrics import TEST_FILE, read_test_metrics, wilson_interval
+from runs.metrics import HISTORY_FILE, TEST_FILE, read_test_metrics, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
 TRAIN_FILE = "train_metrics.json"
@@ -55,7 +55,7 @@ def read_run(folder: Path) -> dict:
             # The run may have been extended since.
             if train.get("weights_sha256", record["weights_sha256"]) == record["weights_sha256"]:
                 run["train"] = train
-        with (folder / "history.csv").open(newline="") as file:
+        with (folder / HISTORY_FILE).open(newline="") as file:
             lines = list(csv.DictReader(file))
         run["history"] = {
             column: [float(line[column]) if line[column] else None for line in lines]
@@ -88,9 +88,10 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
             "expected runs that were measured on the same test images, found different ones "
             f"(data: {', '.join(names)}); name runs on one data set"
         )
-    how = {tuple(run["test"][key] for key in HOW) for run in found}
+    ways = {tuple(run["test"][key] for key in HOW) for run in found}
+    how = [dict(zip(HOW, values, strict=True)) for values in sorted(ways)]
     if len(how) > 1:
-        ways = "; ".join(str(dict(zip(HOW, values, strict=True))) for values in sorted(how))
+        ways = "; ".join(map(str, how))
         raise RunError(
             f"expected runs that were measured in one way, found {ways}; run python main.py test "
             "on each with the same flags"
@@ -116,6 +117,7 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
         "dataset": first and first["record"]["dataset"],
         "class_names": first and first["record"]["class_names"],
         "test_images": first and first["test"]["n"],
+        "how": first and how[0],
         "rows": list(rows.values()),
     }
 

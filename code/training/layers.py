@@ -21,12 +21,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Normalize by the batch's statistics when training, else by the moving ones.
-
-        As in Keras, a frozen layer (``trainable = False``) uses and keeps the moving ones.
-        """
+        """Normalize by the batch's statistics when training, else by the moving ones."""
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not training or not self.trainable:
+        if not training:
             statistics = (self.moving_mean, self.moving_variance)
             return _normalize(
                 inputs, gamma, beta, *map(tf.convert_to_tensor, statistics), self.epsilon

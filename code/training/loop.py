@@ -76,7 +76,7 @@ class Training:
     bar: bool
 
     def __post_init__(self):
-        images_per_call = IMAGES_PER_CALL * (GPU_SPEEDUP if processor.has_gpu() else 1)
+        images_per_call = IMAGES_PER_CALL * (GPU_SPEEDUP if processor.count_gpus() else 1)
         self._steps_in_call = max(1, images_per_call // self.configs["batch_size"])
         self._steps = self.images // self.configs["batch_size"]  # of an epoch
         self._order = None  # of the images in the epoch under way

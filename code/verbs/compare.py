@@ -8,6 +8,7 @@ from pathlib import Path
 import Configure
 from machine.errors import RunError
 from runs import record as records
+from runs.metrics import views
 from study import tables
 from study.write import PAGE_FILE, require_own, write_results
 
@@ -61,6 +62,8 @@ def compare(*, runs: list[Path], output: Path) -> None:
     study = Configure.Study("Finished runs beside each other.", tuple(rows), epochs=0)
     results = tables.tabulate("compare", study, found, len(set(runs)))
     write_results(output, results)
+    how = f"{results['how']['precision']}{views(results['how'])}"
+    print(f"{results['test_images']:,} test images of {results['dataset']}, measured in {how}")
     for row in results["rows"]:
         seeds = ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"])
         print(f"{row['name']}: {100 * row['accuracy']:.2f} % ({seeds})  {row['text']}")

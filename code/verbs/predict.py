@@ -15,6 +15,7 @@ from machine.errors import UserError
 from runs import metrics, plots
 from runs import record as records
 from runs.weights import MEAN_FILE
+from verbs.test import images_of
 
 SHOWN = 20  # answers on the screen
 GALLERY = 100  # pictures in predictions.gallery.png
@@ -74,7 +75,7 @@ def predict(
     if not stream:
         _require_own(output, table, gallery, images, save_dir)
     say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
-    source = _open_images(images, record, data_dir, mirror, layout, skip_damaged)
+    source = _open_images(images, save_dir, record, data_dir, mirror, layout, skip_damaged)
     processor.prepare_tensorflow()
     from Model import INFERENCE_BATCH, Model
 
@@ -149,7 +150,7 @@ def _require_own(output: Path, table: Path, gallery: Path, images: Path | None, 
                 )
 
 
-def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
+def _open_images(images, save_dir, record, data_dir, mirror, layout, skip_damaged):
     """The images to predict, and where they come from."""
     dataset = record["dataset"]
     if images is not None:
@@ -159,5 +160,6 @@ def _open_images(images, record, data_dir, mirror, layout, skip_damaged):
 
         return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
     data = DataLoader.load_data(data_dir, dataset, mirror)
+    x, _ = images_of(save_dir, record, data, "test")
     reason = f", as no private .npy is below {data_dir}" * (dataset == "cifar10")
-    return DataLoader.testing_images(data.x_test, f"the public test images of {dataset}{reason}")
+    return DataLoader.testing_images(x, f"the test images of {dataset}{reason}")

@@ -132,10 +132,10 @@ def _summary(record: dict, metrics: dict | None) -> str:
         f"{record['parameters']:,} parameters, trained for {epochs} epoch{'s' * (epochs != 1)} in "
         f"{record['minutes']:.1f} minutes, preset {record['preset']}."
     )
-    if not metrics:
-        return f"{line} Not tested yet: python main.py test does."
     if record.get("seen_test_images"):
         line += " It was trained on the test images too: its results say nothing of other images."
+    if not metrics:
+        return f"{line} Not tested yet: python main.py test does."
     accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     return (
         f"{line} Top-1 accuracy on the test images{views(metrics)}: {accuracy:.2f} % (95 % "
@@ -152,6 +152,9 @@ def _command(record: dict) -> str:
     usual = {**defaults[0], **defaults[1]}
     changed = {name: value for name, value in configs.items() if usual.get(name) != value}
     words = ["python", "main.py", "train", "--preset", preset, *Configure.flags(changed)]
+    if record.get("seen_test_images") and not record.get("init_from"):
+        # No flag of train asks for that.
+        words[2:5] = ["study", "leak", "--only", "leak"]
     if sha := record.get("init_from"):
         words.append(f"--init-from=RUN of weights {sha[:12]}")
     return shlex.join(words)

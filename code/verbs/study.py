@@ -20,15 +20,15 @@ import DataLoader
 from machine import files, processor
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
-from runs.metrics import TEST_FILE
+from runs.folder import LOCK_FILE
+from runs.metrics import HISTORY_FILE, TEST_FILE
 from runs.record import RECORD_FILE, differences, read_record
 from study import tables
 from study.write import PAGE_FILE, require_own, write_numbers, write_results
 from verbs.test import images_of, test
-from verbs.train import data_digests, train
+from verbs.train import data_digests, train, training_data
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
-LOCK_FILE = ".lock"
 
 
 class _Place(NamedTuple):
@@ -43,7 +43,11 @@ class _Task(NamedTuple):
 
     row: Configure.Row
     seed: int
-    folder: Path
+    study: Path  # its folder
+
+    @property
+    def folder(self) -> Path:
+        return self.study / f"{self.row.name}-{self.seed}"
 
     @property
     def log(self) -> Path:
@@ -95,33 +99,22 @@ def study(
     if only is not None:
         if only not in rows:
             raise UserError(f"only: expected one of {', '.join(rows)}, found {only!r}")
-        number = seed or 0
-        task = _Task(rows[only], number, save_dir / f"{only}-{number}")
-        _run(grid, task, data_dir, mirror, overrides)
+        _run(grid, _Task(rows[only], seed or 0, save_dir), data_dir, mirror, overrides)
         return
     if seed is not None:
         raise UserError("seed: expected --only with it, found none; --seeds is the number of runs")
     seeds = grid.seeds if seeds is None else seeds
     if min(seeds, jobs) < 1:
         raise UserError(f"expected 1 or more seeds and jobs, found {seeds} and {jobs}")
-    tasks = [
-        _Task(row, number, save_dir / f"{row.name}-{number}")
-        for number in range(seeds)
-        for row in grid.rows
-    ]
-    # Runs of more seeds that are there are in the results, too.
-    tasks += [
-        _Task(row, int(number), folder)
-        for row in grid.rows
-        for folder in sorted(save_dir.glob(f"{row.name}-*"))
-        if (number := folder.name.removeprefix(f"{row.name}-")).isdigit()
-        and int(number) >= seeds
-        and tables.is_finished(folder)
-    ]
+    tasks = _list_tasks(grid, save_dir, seeds)
     configs = [_configure(grid, task, overrides) for task in tasks]
     require_own(save_dir, name)
-    # Before any run needs them: they are downloaded once, and what is wrong is said at once.
-    digests = data_digests(DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror))
+    digests = None
+    if not all(tables.is_finished(task.folder) for task in tasks):
+        # Before any run needs them: they are downloaded once, and what is wrong is said at once.
+        data = DataLoader.load_data(data_dir, configs[0][1]["dataset"], mirror)
+        training_data(data, 0, configs[0][1])
+        digests = data_digests(data)
     for task, wanted in zip(tasks, configs, strict=True):
         _require_same_run(task.folder, *wanted, digests)
     places = _places(jobs)
@@ -130,20 +123,34 @@ def study(
     arguments = [*command, "study", name, f"--save-dir={save_dir}", f"--data-dir={data_dir}"]
     arguments += [f"--mirror={mirror}"] if mirror else []
     arguments += Configure.flags(overrides)
-    workers = _Workers(grid, name, save_dir, tasks, arguments, configs[0][1]["epochs"])
+    workers = _Workers(grid, name, save_dir, seeds, arguments, configs[0][1]["epochs"])
     workers.run(places)
+
+
+def _list_tasks(grid: Configure.Study, folder: Path, seeds: int) -> list[_Task]:
+    """The runs of so many seeds, and those of more seeds that are finished: no result is lost."""
+    tasks = [_Task(row, number, folder) for number in range(seeds) for row in grid.rows]
+    more = [
+        _Task(row, int(number), folder)
+        for row in grid.rows
+        for path in sorted(folder.glob(f"{row.name}-*"))
+        if (number := path.name.removeprefix(f"{row.name}-")).isdigit() and int(number) >= seeds
+    ]
+    return tasks + [task for task in more if tables.is_finished(task.folder)]
 
 
 class _Workers:
     """Threads that each start the next free run as a process, and wait for it."""
 
-    def __init__(self, grid, name, folder, tasks, arguments, epochs):
-        self._grid, self._name, self._folder = grid, name, folder
-        self._tasks, self._arguments, self._epochs = tasks, arguments, epochs
+    def __init__(self, grid, name, folder, seeds, arguments, epochs):
+        self._grid, self._name, self._folder, self._seeds = grid, name, folder, seeds
+        self._arguments, self._epochs = arguments, epochs
+        self._tasks = _list_tasks(grid, folder, seeds)
         self._turn = threading.Lock()
         self._children: dict[int, subprocess.Popen] = {}  # by the number of their worker
-        # What failed before is tried once more.
-        self._again = {task.failure for task in tasks if task.failure.exists()}
+        # What failed before this start, and when: it is tried once more, by one process.
+        self._failed = {task.failure: _changed(task.failure) for task in self._tasks}
+        self._signals = Signals()
         self._stopping = False
         self._error: Exception | None = None
 
@@ -151,17 +158,19 @@ class _Workers:
         """Until there is no free run, or a signal comes; one run at a time in each place."""
         from tqdm import tqdm
 
+        # It also shows at once what cannot be put into one table.
+        self._write(write_numbers)
         threads = [threading.Thread(target=self._work, args=item) for item in enumerate(places)]
         total, done = len(self._tasks) * self._epochs, self._count_epochs()
         with (
-            Signals() as signals,
+            self._signals,
             tqdm(total=total, initial=done, unit=" epochs", disable=None, smoothing=0) as bar,
         ):
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 time.sleep(0.2)
-                if signals.received() and not self._stopping:
+                if self._signals.received():
                     self._stop()
                 bar.update(min(total, self._count_epochs()) - bar.n)
         if self._error:
@@ -184,13 +193,14 @@ class _Workers:
         try:
             for task in self._tasks:
                 with files.locked(task.log.with_suffix(".lock")) as lock:
-                    failed = task.failure.exists() and task.failure not in self._again
-                    if lock is None or failed or tables.is_finished(task.folder):
+                    failed = _changed(task.failure)
+                    tried = failed is not None and failed != self._failed[task.failure]
+                    if lock is None or tried or tables.is_finished(task.folder):
                         continue
-                    self._again.discard(task.failure)
                     task.failure.unlink(missing_ok=True)
                     code = self._start(worker, task, lock, environment)
-                    if self._stopping:
+                    # A signal to the whole group may end the run before this process looks.
+                    if self._stopping or self._signals.received():
                         return
                     if code:
                         files.write_bytes(task.failure, _last_line(task.log, code).encode())
@@ -240,10 +250,11 @@ class _Workers:
         """Write the results of all runs that are done, by whichever process."""
         with files.locked(self._folder / LOCK_FILE, wait=True):
             runs: dict[str, list[dict]] = {}
-            for task in self._tasks:
+            tasks = _list_tasks(self._grid, self._folder, self._seeds)
+            for task in tasks:
                 if tables.is_finished(task.folder):
                     runs.setdefault(task.row.name, []).append(tables.read_run(task.folder))
-            results = tables.tabulate(self._name, self._grid, runs, len(self._tasks))
+            results = tables.tabulate(self._name, self._grid, runs, len(tasks))
             write(self._folder, {**results, "failed": self._read_failures()})
 
     def _read_failures(self) -> dict[str, str]:
@@ -251,14 +262,15 @@ class _Workers:
         failed = {}
         for task in self._tasks:
             with contextlib.suppress(FileNotFoundError):
-                failed[task.folder.name] = task.failure.read_text()
+                if not tables.is_finished(task.folder):
+                    failed[task.folder.name] = task.failure.read_text()
         return failed
 
     def _count_epochs(self) -> int:
         """Epochs that all runs have behind them."""
         epochs = 0
         for task in self._tasks:
-            path = task.folder / "history.csv"
+            path = task.folder / HISTORY_FILE
             if path.exists():
                 epochs += path.read_bytes().count(b"\n") - 1
         return epochs
@@ -266,7 +278,6 @@ class _Workers:
 
 def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict) -> None:
     """Train, test, and measure on its own training images, one run in this process."""
-    chosen = Configure.study_overrides(grid, task.row, task.seed, overrides)
     model_configs, configs = _configure(grid, task, overrides)
     # What was trained is not trained again, whatever kind of machine did it.
     if (task.folder / RECORD_FILE).exists():
@@ -275,7 +286,7 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     else:
         train(
             preset=grid.preset,
-            overrides=chosen,
+            overrides=Configure.study_overrides(grid, task.row, task.seed, overrides),
             save_dir=task.folder,
             data_dir=data_dir,
             mirror=mirror,
@@ -294,8 +305,8 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
     data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
     x, y = images_of(task.folder, record, data, "train")
     measured, probabilities = Model.load(task.folder).evaluate(x, y)
-    if share := configs["label_noise"]:
-        trained = DataLoader.replace_labels(y, share, len(data.class_names), task.seed)
+    if configs["label_noise"]:
+        trained = training_data(data, task.seed, configs, task.row.leak)[1]
         false = trained != y
         measured["false_labels"] = int(false.sum())
         measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
@@ -323,13 +334,14 @@ def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
 
 
 def _require_same_run(
-    folder: Path, model_configs: dict, training_configs: dict, digests: dict
+    folder: Path, model_configs: dict, training_configs: dict, digests: dict | None
 ) -> None:
     """Raise ``RunError`` if a trained run is one of other values or data: it is not replaced."""
     if not (folder / RECORD_FILE).exists():
         return
     wanted = {"model_configs": model_configs, "training_configs": training_configs}
-    wanted["data_digests"] = digests
+    if digests:
+        wanted["data_digests"] = digests
     if found := differences(read_record(folder), wanted, tuple(wanted), strict=True):
         raise RunError(
             f"{folder}: expected a run of this configuration and data, found another: "
@@ -360,6 +372,13 @@ def _places(jobs: int) -> list[_Place]:
         _Place(cores={cores[(job * share + core) % len(cores)] for core in range(share)})
         for job in range(jobs)
     ]
+
+
+def _changed(path: Path) -> int | None:
+    """When a file was last written, nanoseconds; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def _last_line(log: Path, code: int) -> str:

@@ -80,8 +80,8 @@ def test(
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     measured, probabilities = model.evaluate(x, y)
-    name += records.seen(record)
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
+    name += records.seen(record)
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
     print(
@@ -92,9 +92,11 @@ def test(
     # After the lines: they are all that comes out of a folder that may only be read.
     if own:
         files.write_json(save_dir / metrics.TEST_FILE, measured)
+        title = name + metrics.views(views)
+        matrix = plots.confusion_matrix_png({**measured, "dataset": title}, class_names)
         for file, picture in (
-            ("confusion_matrix.png", plots.confusion_matrix_png(measured, class_names)),
-            ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, name)),
+            ("confusion_matrix.png", matrix),
+            ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, title)),
         ):
             files.write_bytes(save_dir / file, picture)
         print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")

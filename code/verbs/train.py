@@ -241,7 +241,7 @@ def _draw_data(folder: Path, model, split, record: dict) -> None:
 def _write_history(folder: Path, history: list[dict], record: dict) -> None:
     epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
     title = f"{record['dataset']}: {record['network']}, {epochs}{records.seen(record)}"
-    files.write_bytes(folder / "history.csv", metrics.history_csv(history).encode())
+    files.write_bytes(folder / metrics.HISTORY_FILE, metrics.history_csv(history).encode())
     files.write_bytes(folder / "curves.png", plots.curves_png(history, title))
 
 
