@@ -178,7 +178,7 @@ class _Workers:
         self._write(write_results)
         finished = sum(tables.is_finished(task.folder) for task in self._tasks)
         summary = f"{finished} of {len(self._tasks)} runs are finished: {self._folder / PAGE_FILE}"
-        if self._stopping:
+        if self._signals.received():
             raise InterruptedRunError(f"stopped by a signal; {summary}; start the command again")
         if failed := self._read_failures():
             named = "; ".join(f"{run}: {why}" for run, why in failed.items())
