@@ -1,4 +1,4 @@
-"""Draw what accuracy costs: the runs in ``code/saved_models`` beside published ones.
+"""Draw what accuracy costs: finished runs of this package, over computation and over minutes.
 
 Writes ``docs/front.png``. Computation is six times the multiply-adds of an image (two operations
 each; backward takes twice as much as forward), times the images that were trained on.
@@ -7,6 +7,7 @@ each; backward takes twice as much as forward), times the images that were train
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from harness import CODE, HERE
 from machine import files, processor
@@ -14,6 +15,7 @@ from runs.metrics import TEST_FILE
 from runs.plots import new_figure, plain_matplotlib, to_png
 from runs.record import read_record
 
+DOCS = HERE.parent / "docs"
 # Name, PFLOP of the training, accuracy on CIFAR-10's test images in percent.
 PUBLISHED = (
     ("He et al., ResNet-20", 2.0, 91.25),  # 64,000 steps of 128 images
@@ -26,10 +28,11 @@ PUBLISHED = (
     ("WRN-28-10, AutoAugment", 315.0, 97.4),
 )
 CLAIM = 97.47
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
-def own_runs() -> list[tuple[str, float, float]]:
-    """Name, PFLOP and accuracy in percent of every shipped run that was tested."""
+def shipped() -> list[tuple[str, float, float]]:
+    """Name, PFLOP and test accuracy in percent of every shipped run that was tested."""
     processor.prepare_tensorflow()
     from Network import resnet_v1
     from study.network import multiply_adds
@@ -50,27 +53,63 @@ def own_runs() -> list[tuple[str, float, float]]:
     return runs
 
 
+def trials(folders: list[Path]) -> dict[int, list[tuple[float, float, int]]]:
+    """Minutes, validation accuracy in percent, and epochs of runs of ``fast``, by their width.
+
+    Only runs on one core of one kind of processor, whose minutes can be compared.
+    """
+    found: dict[int, list[tuple[float, float, int]]] = {}
+    for folder in folders:
+        record = read_record(folder)
+        accuracy = 100 * record["last_epoch"]["valid_accuracy"]
+        epochs = record["training_configs"]["epochs"]
+        width = record["model_configs"]["width"]
+        found.setdefault(width, []).append((record["minutes"], accuracy, epochs))
+    return {width: sorted(found[width]) for width in sorted(found)}
+
+
 @plain_matplotlib()
-def front_png(own: list[tuple[str, float, float]]) -> bytes:
-    """Draw accuracy over computation."""
-    figure = new_figure(9, 5, "CIFAR-10 test accuracy over the computation of the training")
-    axes = figure.add_subplot(xlabel="PFLOP of the training", ylabel="top-1 accuracy, %")
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3)
-    axes.axhline(CLAIM, color="black", lw=1, ls=":")
-    axes.text(0.2, CLAIM + 0.1, "the report's claim, not reproduced", fontsize=8)
+def front_png(
+    own: list[tuple[str, float, float]], tried: dict[int, list[tuple[float, float, int]]]
+) -> bytes:
+    """Draw test accuracy over computation, and validation accuracy over minutes."""
+    figure = new_figure(13, 5, "What accuracy costs on CIFAR-10")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    left.set(xlabel="PFLOP of the training", ylabel="top-1 accuracy, 10,000 test images, %")
+    left.axhline(CLAIM, color="black", lw=1, ls=":")
+    left.text(0.2, CLAIM + 0.1, "the report's claim, not reproduced", fontsize=8)
     for runs, color, marker, label in (
-        (own, "#0072B2", "o", "this package, measured"),
-        (PUBLISHED, "#D55E00", "^", "published"),
+        (own, BLUE, "o", "this package, measured"),
+        (PUBLISHED, ORANGE, "^", "published"),
     ):
         _, operations, accuracies = zip(*runs, strict=True)
-        axes.plot(operations, accuracies, marker, color=color, label=label)
+        left.plot(operations, accuracies, marker, color=color, label=label)
         for name, x, y in runs:
-            axes.annotate(name, (x, y), (6, -9), textcoords="offset points", fontsize=8)
-    axes.set(xlim=(0.18, 2500), ylim=(89, 98.2))
-    axes.legend(loc="lower right")
+            left.annotate(name, (x, y), (6, -9), textcoords="offset points", fontsize=8)
+    left.set(xlim=(0.18, 2500), ylim=(89, 98.2))
+    right.set(
+        xlabel="minutes on one core of an Intel Xeon (model 207), float32",
+        ylabel="top-1 accuracy, 5,000 validation images, %",
+    )
+    styles = ((BLUE, "o-"), (ORANGE, "s--"), (GREEN, "^:"))
+    for (width, points), (color, style) in zip(tried.items(), styles, strict=False):
+        minutes, accuracies, _ = zip(*points, strict=True)
+        text = f"fast, {width} channels"
+        right.plot(minutes, accuracies, style, color=color, label=text)
+        for x, y, epochs in points:
+            right.annotate(f"{epochs}", (x, y), (5, -11), textcoords="offset points", fontsize=8)
+    right.text(0.02, 0.97, "numbers: epochs", transform=right.transAxes, va="top", fontsize=8)
+    ticks = (5, 10, 20, 40, 80)
+    right.set_xticks(ticks, map(str, ticks))
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.legend(loc="lower right")
     return to_png(figure)
 
 
 if __name__ == "__main__":
-    files.write_bytes(HERE.parent / "docs" / "front.png", front_png(own_runs()))
+    runs = [path.parent for name in ("fast", "trials") for path in (DOCS / name).glob("*/run.json")]
+    files.write_bytes(DOCS / "front.png", front_png(shipped(), trials(runs)))

@@ -55,6 +55,20 @@ def test_weights_come_back_to_the_bit(saved, network, other):
     assert sorted(os.listdir(folder)) == [WEIGHTS_FILE, MEAN_FILE]
 
 
+def test_weights_kept_as_float16_come_back_as_such(tmp_path):
+    network, mean = resnet_v1(depth=8, width=8, seed=5), np.zeros((32, 32, 3), np.float32)
+    whole = network.get_weights()
+    save_weights(tmp_path, network, mean)
+    size = (tmp_path / WEIGHTS_FILE).stat().st_size
+    record = save_weights(tmp_path, network, mean, half=True)
+    assert size - (tmp_path / WEIGHTS_FILE).stat().st_size > 1.9 * network.count_params()
+    loaded = resnet_v1(depth=8, width=8, seed=6)
+    load_weights(tmp_path, loaded, record)
+    for found, array in zip(loaded.get_weights(), whole, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, array.astype(np.float16).astype(np.float32))
+
+
 def test_keras_and_numpy_read_the_files_too(saved, network):
     folder, mean, _ = saved
     fresh = resnet_v1(depth=8, width=2, seed=7)
@@ -77,7 +91,7 @@ def test_any_changed_or_missing_byte_is_found_before_the_file_is_parsed(saved, o
         flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         for content in (data[:place], flipped):
             (folder / name).write_bytes(content)
-            with pytest.raises(RunError, match=r"not the one that run.json|expected 5,992 to"):
+            with pytest.raises(RunError, match=r"not the one that run.json|expected 2,996 to"):
                 load_weights(folder, other, record)
 
 
@@ -129,7 +143,7 @@ def test_another_mean_image_is_refused(saved, other, mean):
 
 def test_a_file_far_too_large_is_refused_unread(saved, other):
     os.truncate(saved[0] / WEIGHTS_FILE, 1 << 40)
-    with pytest.raises(RunError, match=r"expected 5,992 to 4,206,288 bytes for 1,498 par"):
+    with pytest.raises(RunError, match=r"expected 2,996 to 4,206,288 bytes for 1,498 par"):
         load_weights(saved[0], other, saved[2])
 
 

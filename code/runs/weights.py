@@ -24,13 +24,14 @@ def weights_digest(network, mean: np.ndarray) -> str:
     return sha256.hexdigest()
 
 
-def save_weights(folder: Path, network, mean: np.ndarray) -> dict[str, str]:
+def save_weights(folder: Path, network, mean: np.ndarray, half: bool = False) -> dict[str, str]:
     """Save ``model.weights.h5`` and ``pixel_mean.npy``.
 
     Args:
         folder: the run's folder.
         network: ``keras.Model``.
         mean: float32 ``[H, W, C]``.
+        half: round the network's weights to float16 first, and keep them as such.
 
     Returns:
         What run.json says of them, keys of ``runs.record.KEYS``.
@@ -39,7 +40,11 @@ def save_weights(folder: Path, network, mean: np.ndarray) -> dict[str, str]:
         StorageError: a file cannot be written; the one before it is intact.
     """
     weights, image = _MemoryFile(), io.BytesIO()
+    if half:
+        network.set_weights([array.astype(np.float16) for array in network.get_weights()])
     network.save_weights(weights)
+    if half:
+        weights = _as_float16(weights)
     np.save(image, mean)
     files.write_bytes(folder / WEIGHTS_FILE, weights.getvalue())
     files.write_bytes(folder / MEAN_FILE, image.getvalue())
@@ -55,8 +60,8 @@ def require_weights(folder: Path, parameters: int) -> None:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
-    size, least = path.stat().st_size, 4 * parameters
-    most = 2 * least + _BYTES_BESIDE_WEIGHTS
+    size, least = path.stat().st_size, 2 * parameters  # as float16
+    most = 4 * least + _BYTES_BESIDE_WEIGHTS
     if not least <= size <= most:
         raise RunError(
             f"{path}: expected {least:,} to {most:,} bytes for {parameters:,} parameters, "
@@ -103,6 +108,22 @@ class _MemoryFile(io.BytesIO):
 
     def __str__(self):
         return WEIGHTS_FILE
+
+
+def _as_float16(weights: io.BytesIO) -> _MemoryFile:
+    import h5py
+
+    halved = _MemoryFile()
+    with h5py.File(weights, "r") as source, h5py.File(halved, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                target[name] = item[()].astype(np.float16)
+            else:
+                target.require_group(name).attrs.update(item.attrs)
+
+        source.visititems(copy)
+    return halved
 
 
 def _read(path: Path, sha256: str) -> io.BytesIO:
