@@ -15,7 +15,7 @@ import ImageUtils
 from machine import processor
 from machine.cluster import any_process, devices_of, is_chief
 from machine.errors import DivergedError
-from Network import count_parameters, folded_weights, resnet_v1
+from Network import folded_weights, resnet_v1
 from runs.metrics import measure
 from runs.record import read_record
 from runs.weights import load_weights, require_weights
@@ -103,8 +103,8 @@ class Model:
         configs, classes = record["model_configs"], len(record["class_names"])
         asked = {"test_time_flip": test_time_flip, "test_time_shift": test_time_shift}
         configs = {**configs, **{key: v for key, v in asked.items() if v is not None}}
-        # A record that asks for a network of another size is refused before that is built.
-        require_weights(folder, count_parameters(configs["depth"], configs["width"], classes))
+        # Missing weights are refused before a network is built.
+        require_weights(folder, record["parameters"])
         model = cls(configs, num_classes=classes, inference_precision=inference_precision)
         model.mean = load_weights(folder, model.network, record)
         return model

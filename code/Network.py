@@ -80,22 +80,6 @@ def check_architecture(input_shape, depth, num_classes, width, dropout) -> None:
         raise ValueError(f"dropout: expected two shares in [0, 1), found {tuple(dropout)}")
 
 
-def count_parameters(depth: int, width: int, num_classes: int) -> int:
-    """Parameters of ``resnet_v1`` (with those that are not trained), without building it."""
-
-    def convolution(size, before, filters):
-        return (size * size * before + 1) * filters
-
-    total, before = convolution(3, 3, width) + 4 * width, width
-    for stack in range(STACKS):
-        filters = width * 2**stack
-        for _ in range((depth - 2) // 6):
-            total += convolution(3, before, filters) + convolution(3, filters, filters)
-            total += 8 * filters + (convolution(1, before, filters) if before != filters else 0)
-            before = filters
-    return total + (before + 1) * num_classes
-
-
 def folded_weights(network: keras.Model, folded: keras.Model) -> list[np.ndarray]:
     """The weights that make ``folded`` compute what ``network`` computes in inference.
 

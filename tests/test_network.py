@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from Network import count_parameters, folded_weights, resnet_v1
+from Network import folded_weights, resnet_v1
 from training.layers import BatchNormalization, Conv2D, Dropout, l2_kernels, updated_variables
 
 SMALL = {"input_shape": (16, 16, 3), "depth": 8, "width": 4}
@@ -86,12 +86,6 @@ def assert_close(found, expected, relative):
 
 
 # Shapes
-
-
-@pytest.mark.parametrize(("depth", "width", "num_classes"), [(8, 2, 10), (20, 16, 10), (14, 5, 3)])
-def test_parameters_are_counted_without_a_network(depth, width, num_classes):
-    network = resnet_v1(depth=depth, width=width, num_classes=num_classes)
-    assert count_parameters(depth, width, num_classes) == network.count_params()
 
 
 def test_depth_20_has_the_parameters_of_the_keras_example():

@@ -152,17 +152,11 @@ def is_stream(path: Path) -> bool:
 
 def _sync_folder(path: Path) -> None:
     """Make a rename last: without it, a power cut may bring the old content back."""
-    try:
+    # SMB, FUSE and the shares of virtual machines have no fsync of a folder, and some folders may
+    # be written but not read.
+    with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        # SMB, FUSE and the shares of virtual machines have no fsync of a folder, and some folders
-        # may be written but not read.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
-            raise StorageError(
-                f"{path} is written, but may not have reached the disk: {error.strerror}; have "
-                "the disk checked, or name a place on another one"
-            ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import warnings
 from pathlib import Path
 
@@ -38,7 +37,6 @@ TRAINING_FILES = (
     *FIRST_PICTURES,
 )
 AS_GOOD_AS_EMPTY = (LOCK_FILE, "lost+found", ".gitkeep")
-SPACE_FOR_PICTURES = 16 << 20
 
 
 class Run:
@@ -122,23 +120,6 @@ class Run:
         if changed:
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
         return True
-
-    def require_space(self, size: int) -> None:
-        """Find out before the training if the disk has room for what it will save.
-
-        Args:
-            size: bytes of one state: there will be three, the last of them being written.
-
-        Raises:
-            StorageError: it has not.
-        """
-        with files.storing(self.folder):
-            free = shutil.disk_usage(self.folder).free
-        if free < (needed := 3 * size + SPACE_FOR_PICTURES):
-            raise StorageError(
-                f"{self.folder}: expected {needed:,} bytes of free space, found {free:,}; free "
-                "some, or name another folder with --save-dir"
-            )
 
     def save_state(self, arrays: dict[str, np.ndarray], progress: dict) -> None:
         """Save all that the run needs to go on; the state before it is kept beside it.

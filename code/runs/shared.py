@@ -43,14 +43,9 @@ class SharedRun:
         """See ``Run``; none in other processes than the chief."""
         return self._run.machine_changes if self._run is not None else []
 
-    def begin(self, fresh: bool, state_bytes: int) -> bool:
-        """See ``Run.begin``; ``Run.require_space`` for states of ``state_bytes`` comes first."""
-
-        def begin():
-            self._run.require_space(state_bytes)
-            return self._run.begin(fresh)
-
-        return cluster.in_chief(self._strategy, begin)
+    def begin(self, fresh: bool) -> bool:
+        """See ``Run.begin``."""
+        return cluster.in_chief(self._strategy, lambda: self._run.begin(fresh))
 
     def load_state(self) -> tuple[dict[str, np.ndarray], dict] | None:
         """See ``Run.load_state``."""

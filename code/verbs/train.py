@@ -17,8 +17,6 @@ from runs import metrics, plots, weights
 from runs import record as records
 from runs.tensorboard import TensorBoard
 
-STATE_BYTES_PER_PARAMETER = 16  # the weight, two slots of the optimizer, the average; float32
-
 
 def train(
     *,
@@ -99,7 +97,7 @@ def train(
             taken = None if init_from is None else _take_weights(model, init_from)
             chief = cluster.is_chief(devices)
             with SharedRun(devices, save_dir, record) as run:
-                if not run.begin(fresh, STATE_BYTES_PER_PARAMETER * record["parameters"]):
+                if not run.begin(fresh):
                     if chief:
                         print(f"{save_dir}: this very run is finished; nothing to do")
                     return
