@@ -54,16 +54,18 @@ def shipped() -> list[tuple[str, float, float]]:
 
 
 def trials(folders: list[Path]) -> dict[int, list[tuple[float, float, int]]]:
-    """Minutes, validation accuracy in percent, and epochs of runs of ``fast``, by their width.
+    """Minutes, validation accuracy in percent, and epochs of runs of ``fast``, by their width."""
+    import Configure
 
-    Only runs on one core of one kind of processor, whose minutes can be compared.
-    """
     found: dict[int, list[tuple[float, float, int]]] = {}
     for folder in folders:
         record = read_record(folder)
-        accuracy = 100 * record["last_epoch"]["valid_accuracy"]
-        epochs = record["training_configs"]["epochs"]
-        width = record["model_configs"]["width"]
+        model, training = record["model_configs"], record["training_configs"]
+        accuracy, epochs = 100 * record["last_epoch"]["valid_accuracy"], training["epochs"]
+        width = model["width"]
+        changes = {"width": width, "seed": model["seed"], "epochs": epochs}
+        if (model, training) != Configure.configure("fast", changes):
+            continue  # a trial of something else
         found.setdefault(width, []).append((record["minutes"], accuracy, epochs))
     return {width: sorted(found[width]) for width in sorted(found)}
 

@@ -13,6 +13,7 @@ import main
 from machine.errors import EXIT_CODES
 from main import SAVED_MODELS
 from runs.metrics import metrics_lines
+from runs.record import read_record
 from sources.cifar import CIFAR10
 from study import tables
 from study.page import markdown
@@ -95,6 +96,25 @@ def test_the_results_of_a_study_are_those_of_its_runs(name):
     }
     found = tables.tabulate(name, study, runs, results["expected"])
     assert {**json.loads(json.dumps(found)), "failed": {}} == results
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "trials").glob("*/run.json")), ids=lambda path: path.parent.name
+)
+def test_the_recipe_says_what_a_trial_found(path, monkeypatch):
+    record = read_record(path.parent)
+    monkeypatch.setattr("verbs.train.train", lambda **values: given.update(values))
+    found = []
+    for line in (ROOT / "docs" / "recipe.md").read_text().splitlines():
+        if match := re.match(r"\|.*`python main\.py (train .*)` \|$", line):
+            given = {}
+            assert main.main(shlex.split(match[1])) == 0
+            model, training = Configure.configure(given["preset"], given["overrides"])
+            model["precision"] = record["model_configs"]["precision"]  # as each processor has it
+            if (model, training) == (record["model_configs"], record["training_configs"]):
+                found.append(line)
+    assert len(found) == 1
+    assert f"{100 * record['last_epoch']['valid_accuracy']:.2f} %" in found[0]
 
 
 def test_the_results_of_a_comparison_are_those_of_its_runs(tmp_path):
