@@ -15,6 +15,7 @@ from machine import files, processor
 from runs.metrics import TEST_FILE
 from runs.plots import new_figure, plain_matplotlib, to_png
 from runs.record import read_record
+from study.plots import COLORS
 
 DOCS = HERE.parent / "docs"
 # Name, PFLOP of the training, accuracy on CIFAR-10's test images in percent.
@@ -29,7 +30,7 @@ PUBLISHED = (
     ("WRN-28-10, AutoAugment", 315.0, 97.4),
 )
 CLAIM = 97.47
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+BLUE, ORANGE, GREEN = COLORS[:3]
 
 
 def shipped() -> list[tuple[str, float, float]]:

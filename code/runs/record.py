@@ -105,6 +105,11 @@ def seen(record: dict) -> str:
     return " (TRAINED ON THE TEST IMAGES)" if record.get("seen_test_images") else ""
 
 
+def trained_on_test(record: dict) -> bool:
+    """If a run was trained on the test images itself, not only begun with a run that was."""
+    return bool(record.get("seen_test_images")) and not record.get("init_from")
+
+
 def require_unseen(folder: Path, record: dict, seen_allowed: bool) -> None:
     """Raise ``RunError`` if a run has been trained on the test images, unless that is allowed."""
     if record.get("seen_test_images") and not seen_allowed:

@@ -151,10 +151,10 @@ def _command(record: dict) -> str:
     defaults = Configure.configure(preset, {})
     usual = {**defaults[0], **defaults[1]}
     changed = {name: value for name, value in configs.items() if usual.get(name) != value}
-    words = ["python", "main.py", "train", "--preset", preset, *Configure.flags(changed)]
-    if record.get("seen_test_images") and not record.get("init_from"):
-        # No flag of train asks for that.
-        words[2:5] = ["study", "leak", "--only", "leak"]
+    verb = ["train", "--preset", preset]
+    if records.trained_on_test(record):  # no flag of train asks for that
+        verb = ["study", "leak", "--only", "leak"]
+    words = ["python", "main.py", *verb, *Configure.flags(changed)]
     if sha := record.get("init_from"):
         words.append(f"--init-from=RUN of weights {sha[:12]}")
     return shlex.join(words)

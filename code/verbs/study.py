@@ -149,7 +149,7 @@ class _Workers:
         self._turn = threading.Lock()
         self._children: dict[int, subprocess.Popen] = {}  # by the number of their worker
         # What failed before this start, and when: it is tried once more, by one process.
-        self._failed = {task.failure: _changed(task.failure) for task in self._tasks}
+        self._failed = {task.failure: _written(task.failure) for task in self._tasks}
         self._signals = Signals()
         self._stopping = False
         self._error: Exception | None = None
@@ -193,7 +193,7 @@ class _Workers:
         try:
             for task in self._tasks:
                 with files.locked(task.log.with_suffix(".lock")) as lock:
-                    failed = _changed(task.failure)
+                    failed = _written(task.failure)
                     tried = failed is not None and failed != self._failed[task.failure]
                     if lock is None or tried or tables.is_finished(task.folder):
                         continue
@@ -374,7 +374,7 @@ def _places(jobs: int) -> list[_Place]:
     ]
 
 
-def _changed(path: Path) -> int | None:
+def _written(path: Path) -> int | None:
     """When a file was last written, nanoseconds; None if there is none."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_mtime_ns

@@ -80,8 +80,8 @@ def test(
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     measured, probabilities = model.evaluate(x, y)
-    views = {key: model.configs[key] for key in Configure.TEST_TIME}
     name += records.seen(record)
+    views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
     print(
@@ -125,8 +125,7 @@ def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str
     if split == "test":
         return x, y
     configs = {**record["training_configs"], "label_noise": 0.0}
-    # A run that goes on from a leaked one has its mark, but not its images.
-    leaked = bool(record.get("seen_test_images")) and not record.get("init_from")
+    leaked = records.trained_on_test(record)
     parts = training_data(data, record["model_configs"]["seed"], configs, leaked)
     x, y = parts[:2] if split == "train" else parts[2:]
     if not len(x):
