@@ -66,6 +66,14 @@ TRAINING_KEYS = {
     ),
     # Report, section 4.3: batches of 32, 200 epochs.
     "epochs": Key(200, "passes over the training images (report, 4.3)", 1, 100_000),
+    # Progressive resizing, as in fast.ai's DAWNBench entries of 2018; docs/recipe.md.
+    "small_share": Key(
+        0.0,
+        "share of the epochs, the first ones, that train on images of three quarters of the height "
+        "and width, 44 % less work",
+        0,
+        1,
+    ),
     "batch_size": Key(32, "images per step, over all devices (report, 4.3)", 2, 65_536),
     # Report, table 3: Adam is the best of adam, rmsprop and sgd, at the Keras example's rate.
     "optimizer": Key(

@@ -39,7 +39,8 @@ def resnet_v1(
         folded: leave out batch norm and dropout, for the weights of ``folded_weights``.
 
     Returns:
-        ``keras.Model`` from float32 ``[B, H, W, C]`` to float32 logits ``[B, num_classes]``.
+        ``keras.Model`` from float32 ``[B, H, W, C]``, of any height and width, to float32 logits
+        ``[B, num_classes]``.
 
     Raises:
         ValueError: a number outside its range.
@@ -55,13 +56,14 @@ def resnet_v1(
         if stack > 0 and not folded:
             # The step's seed is added to the layer's, so that the two masks differ.
             x = Dropout(dropout[stack - 1], seed=stack, dtype=build.policy)(x)
-    pool = (input_shape[0] // 4, input_shape[1] // 4)
-    x = keras.layers.AveragePooling2D(pool, dtype=build.policy)(x)
-    x = keras.layers.Flatten(dtype=build.policy)(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=build.policy)(x)
     logits = keras.layers.Dense(
         num_classes, kernel_initializer=build.he_normal(), dtype="float32", name="logits"
     )(x)
-    return keras.Model(images, logits, name=f"resnet{depth}_v1")
+    network = keras.Model(images, logits, name=f"resnet{depth}_v1")
+    # Nothing in it depends on the size: it trains on smaller images, too.
+    network.input_spec = [keras.layers.InputSpec(shape=(None, None, None, input_shape[2]))]
+    return network
 
 
 def check_architecture(input_shape, depth, num_classes, width, dropout) -> None:

@@ -28,6 +28,7 @@ from ImageUtils import (
     random_flip,
     random_rotation,
     random_shift,
+    shrink,
     stream_seed,
     views,
 )
@@ -336,6 +337,12 @@ def test_the_principal_colours_are_those_of_the_training_images():
 def test_cutout_by_hand(size, centre, expected):
     found = cutout(tf.ones((1, 3, 4, 1)), tf.constant([centre]), size)
     assert ["".join(".x"[int(v)] for v in row) for row in plane(found)] == expected
+
+
+def test_shrink_by_hand():
+    found = shrink(image([0, 6, 12, 18], [0, 6, 12, 18], [6, 12, 18, 24], [6, 12, 18, 24]))
+    # The middles of the new pixels are at 1/6, 3/2 and 17/6 of the old ones.
+    np.testing.assert_allclose(plane(found), [[1, 9, 17], [4, 12, 20], [7, 15, 23]], rtol=1e-6)
 
 
 # Mixup

@@ -67,6 +67,7 @@ def test_a_run_survives_a_stop_to_the_bit(monkeypatch):
         "shift": 0.1,
         "cutout": 8,
         "label_smoothing": 0.1,
+        "small_share": 0.5,
     }
     run = MemoryRun()
     with pytest.raises(InterruptedRunError, match="saved after step 7;"):
@@ -84,8 +85,10 @@ class Step:
     def __init__(self):
         self.variables = {"weight": tf.Variable(0.0)}
         self.losses = {}  # by step, what the loss is to be
+        self.small = []  # of each call, if the images were shrunk
 
-    def run(self, order, position, step, rates):
+    def run(self, order, position, step, rates, small):
+        self.small.append(small)
         losses = []
         for number, rate in enumerate(rates):
             batch = order[position + 8 * number :][:8].numpy()
@@ -142,6 +145,12 @@ def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch, whole):
         go_on(run, stop=lambda step: True)
     monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
     assert go_on(run) == whole
+
+
+def test_the_first_share_of_the_epochs_trains_on_small_images():
+    step = Step()
+    go_on(step=step, epochs=5, small_share=0.4)
+    assert step.small == [True] * 2 * STEPS + [False] * 3 * STEPS
 
 
 def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due(monkeypatch):

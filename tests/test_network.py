@@ -112,6 +112,13 @@ def test_images_may_have_other_sizes(input_shape):
     assert network(random_images(3, input_shape)).shape == (3, 5)
 
 
+def test_a_network_is_the_same_on_images_of_another_size():
+    network, smaller = resnet_v1(**SMALL), resnet_v1((12, 12, 3), 8, width=4)
+    smaller.set_weights(network.get_weights())
+    images = random_images(2, (12, 12, 3))
+    np.testing.assert_array_equal(network(images), smaller(images))
+
+
 @pytest.mark.parametrize(
     ("integers", "message"),
     [

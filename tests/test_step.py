@@ -7,7 +7,7 @@ import tensorflow as tf
 from test_network import keras_example, random_weights
 
 from Configure import training_configs
-from ImageUtils import draw, pixel_mean, stream_seed
+from ImageUtils import draw, pixel_mean, shrink, stream_seed
 from Network import resnet_v1
 from training.layers import dropout_stream, updated_variables
 from training.step import TrainStep, ema_decay, epoch_order, step_seed, training_batch
@@ -286,6 +286,16 @@ def test_steps_in_one_call_are_those_of_single_calls_in_their_order(pair):
     first, later = joint.train_on(0, rates[:1]), joint.train_on(1, rates[1:])
     assert [*zip(*first, strict=True), *zip(*later, strict=True)] == expected
     assert all(arrays_equal(single.state(), joint.state()))
+
+
+def test_a_step_on_small_images_trains_on_the_shrunk_batch(eagerly):
+    run = Run(PLAIN)
+    order = tf.constant(epoch_order(5, 0, IMAGES))
+    (loss,), _ = run.step.run(order, 0, 0, tf.constant([0.0]), small=True)
+    images, labels = plain_batch(0)
+    logits = run.network(shrink(tf.constant(images)), training=True)
+    expected = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_dropout_differs_from_step_to_step(eagerly):

@@ -63,7 +63,7 @@ def _columns(network) -> list[list[dict]]:
     layers = {layer.name: layer for layer in network.layers}
     dropouts = [layer for layer in network.layers if type(layer).__name__ == "Dropout"]
     stem, logits = layers["stem_conv"], layers["logits"]
-    pool = next(x for x in network.layers if type(x).__name__ == "AveragePooling2D")
+    pool = next(x for x in network.layers if type(x).__name__ == "GlobalAveragePooling2D")
     columns = [
         [
             _box(f"image\n{_shape(network.input)}", GREY, arrow=False),
@@ -90,10 +90,9 @@ def _columns(network) -> list[list[dict]]:
             color, text = (ORANGE, f"dropout {100 * rate:g} %") if rate else (GREY, "no dropout")
             column.append(_box(text, color))
         columns.append(column)
-    size = pool.pool_size
     columns.append(
         [
-            _box(f"{size[0]} × {size[1]} average pool\n{_shape(pool.output)}", GREEN),
+            _box(f"global average pool\n{_shape(pool.output)}", GREEN),
             _box(f"dense {logits.units}\nlogits", BLUE),
             _box("softmax\nprobabilities", GREY),
         ]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from machine import processor
 from machine.errors import DivergedError, InterruptedRunError
-from training.schedules import learning_rate
+from training.schedules import learning_rate, trains_small
 from training.step import TrainStep, epoch_order
 
 # That soon a signal is heard: 0.4 (Zen 4, bfloat16) to 1.5 seconds (Zen 1) of ResNet-20 on 2 cores.
@@ -134,6 +134,7 @@ class Training:
             place * self.configs["batch_size"],
             progress.step,
             [learning_rate(step, self._steps, self.configs) for step in steps],
+            small=trains_small(epoch, self.configs),
         )
         finite = np.isfinite(losses)
         if not finite.all():

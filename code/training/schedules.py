@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rate of a step as a closed form of the step's number."""
+"""Schedules of the learning rate and of the size of the images, as closed forms."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
             f"schedule: expected constant, steps, linear or cosine, found {schedule!r}"
         )
     return eta_min + (eta_max - eta_min) * share_left
+
+
+def trains_small(epoch: int, configs: dict) -> bool:
+    """Return whether an epoch trains on shrunk images (``ImageUtils.shrink``).
+
+    Args:
+        epoch: completed epochs of the whole run, >= 0.
+        configs: keys ``small_share`` and ``epochs`` of Configure.py.
+    """
+    return epoch < round(configs["small_share"] * configs["epochs"])
 
 
 def _example_factor(share: float) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from ImageUtils import Draws, augment, draw, normalize, stream_seed
+from ImageUtils import Draws, augment, draw, normalize, shrink, stream_seed
 from training.layers import assign, dropout_stream, l2_kernels, updated_variables
 from training.optimizers import Optimizer
 
@@ -43,6 +45,7 @@ def training_batch(
     draws: Draws,
     configs: dict,
     num_classes: int,
+    small: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return images and labels as the network sees them in one step.
 
@@ -53,12 +56,15 @@ def training_batch(
         draws: of ``ImageUtils.draw``, the rows of these images.
         configs: the complete ``training_configs``.
         num_classes: K.
+        small: shrink them, at the end.
 
     Returns:
-        float32 ``[B, H, W, C]`` and float32 ``[B, K]``.
+        float32 ``[B, H, W, C]``, or what ``shrink`` makes of them, and float32 ``[B, K]``.
     """
     images, labels = normalize(images, mean), tf.one_hot(labels, num_classes)
     images, labels = augment(images, labels, draws, configs)
+    if small:
+        images = shrink(images)
     smoothing = configs["label_smoothing"]
     return images, labels * (1.0 - smoothing) + smoothing / num_classes
 
@@ -117,10 +123,11 @@ class TrainStep:
         }
         compiled = tf.function(self.update, autograph=False, jit_compile=True)
         self._update = compiled if xla and self._replicas == 1 else self.update
+        self._compiled = {}
         self._data = [self._to_devices(array) for array in (images, labels, mean)]
 
     def run(
-        self, order: tf.Tensor, position: int, step: int, rates: list[float]
+        self, order: tf.Tensor, position: int, step: int, rates: list[float], small: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Train on S global batches, one after the other.
 
@@ -131,28 +138,32 @@ class TrainStep:
             position: place of the first batch's first image in ``order``.
             step: completed steps of the whole run.
             rates: the learning rate of each of the S steps.
+            small: train on shrunk images.
 
         Returns:
             Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
             the global batch as it was trained on, the second of no meaning with mixup.
         """
-        return self._run(order, position, step, rates)
+        if small not in self._compiled:
+            self._compiled[small] = self._compile(small)
+        return self._compiled[small](order, position, step, rates)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[  # compiled once, however many steps are in a call
+    def _compile(self, small):
+        signature = [  # compiled once, however many steps are in a call
             tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([], tf.int32),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([None], tf.float32),
-        ],
-    )
-    def _run(self, order, position, step, rates):
+        ]
+        run = functools.partial(self._run, small)
+        return tf.function(run, autograph=False, input_signature=signature)
+
+    def _run(self, small, order, position, step, rates):
         def one(number_and_rate):
             number, rate = number_and_rate
             place = position + number * self._configs["batch_size"]
             arguments = order, place, step + tf.cast(number, tf.int64), rate
-            results = self._strategy.run(self._step, (*self._data, *arguments))
+            results = self._strategy.run(self._step, (small, *self._data, *arguments))
             return tuple(self._strategy.experimental_local_results(result)[0] for result in results)
 
         return tf.map_fn(
@@ -174,7 +185,7 @@ class TrainStep:
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 
-    def _step(self, all_images, all_labels, mean, order, position, step, rate):
+    def _step(self, small, all_images, all_labels, mean, order, position, step, rate):
         batch_size = self._configs["batch_size"]
         count, first, places = batch_size // self._replicas, 0, tf.range(batch_size)
         if self._replicas > 1:
@@ -189,6 +200,7 @@ class TrainStep:
             draw(seed, batch_size, all_images.shape[1:], self._configs).take(places),
             self._configs,
             self._network.output_shape[-1],
+            small,
         )
         with dropout_stream(stream_seed(seed, "dropout"), first):
             return self._update(images[:count], labels[:count], rate, step)
