@@ -323,6 +323,14 @@ def test_xla_computes_the_same():
         np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
+def test_xla_repeats_dropout():
+    run = Run(PLAIN, dropout=(0.3, 0.3), xla=True)
+    order, rate = tf.constant(epoch_order(5, 0, IMAGES)), tf.constant([0.0])
+    # Of the same images and weights.
+    found = [float(run.step.run(order, 0, step, rate)[0][0]) for step in (0, 1, 0)]
+    assert np.isfinite(found).all() and found[0] == found[2] != found[1]
+
+
 def test_other_seeds_give_other_runs(eagerly):
     one, other = Run(PLAIN, seed=5), Run(PLAIN, seed=6)
     assert one.train(0)[0] != other.train(0)[0]
