@@ -354,7 +354,7 @@ STUDIES: dict[str, Study] = {
         (
             Row(
                 "base",
-                "Adam; its constant rate, flip and crop are ours",
+                "Adam, a constant rate, flip and crop, all of them ours",
                 PRESETS["baseline"],
                 reported=88.21,
             ),
@@ -366,7 +366,7 @@ STUDIES: dict[str, Study] = {
             ),
             Row(
                 "cosine",
-                "+ cosine decay, without restarts",
+                "+ cosine decay; without restarts is ours",
                 _NO_DROPOUT,
                 *("mixup", "does the cosine help?", 89.62, "89.62 with it, 89.54 without"),
             ),
@@ -390,9 +390,10 @@ STUDIES: dict[str, Study] = {
             ),
             Row(
                 "sgd_tuned",
-                "final learner with SGD, Nesterov 0.9, rate 0.05",
+                "final learner with SGD, Nesterov 0.9; rate 0.05 is ours",
                 _TUNED,
-                *("adam", "is tuned SGD worse than Adam?", None, "Adam is the best", True),
+                *("adam", "is tuned SGD worse than Adam?"),
+                lower=True,
             ),
         ),
     ),
@@ -411,7 +412,8 @@ STUDIES: dict[str, Study] = {
         seeds=1,
     ),
     "augmentation": Study(
-        "The augmentations of the report's source [3] (Jia et al. 2017), without mixup.",
+        "The augmentations of the report's source [3] (Jia et al. 2017), in the final learner "
+        "without mixup.",
         (
             Row("none", "no augmentation", _PLAIN),
             *(
@@ -422,8 +424,8 @@ STUDIES: dict[str, Study] = {
                 "flip_crop",
                 "flip + crop",
                 _FLIP_CROP,
-                *("crop", "is it better than crop alone?"),
-                claim="flip and crop are the best pair",
+                *("flip", "is it better than flip alone?"),
+                claim="its source [3] found flip and crop the best pair",
             ),
             *(
                 Row(

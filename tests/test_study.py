@@ -263,7 +263,7 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
     with pytest.raises(RunError, match="epochs: was 3, is 4"):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
     with pytest.raises(RunError, match="epochs: was 3, is 4"):
-        run(tmp_path, overrides={**OVERRIDES, "epochs": 4}, only="leak")
+        run(tmp_path, overrides={**OVERRIDES, "epochs": 4}, only="leak", seeds=None, jobs=1)
 
 
 def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
@@ -271,6 +271,12 @@ def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monke
     monkeypatch.setattr(DataLoader, "digest", lambda x, y: "other")
     with pytest.raises(RunError, match="data_digests test: was b, is other"):
         run(tmp_path, seeds=3)
+
+
+@pytest.mark.parametrize("more", [{"seeds": 3}, {"jobs": 2}])
+def test_one_run_alone_has_no_seeds_and_jobs(tmp_path, more):
+    with pytest.raises(UserError, match="neither --seeds nor --jobs"):
+        study(name="leak", save_dir=tmp_path, data_dir=tmp_path, overrides={}, only="leak", **more)
 
 
 def test_what_was_trained_on_another_processor_is_only_measured(tmp_path, data):

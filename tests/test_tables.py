@@ -174,6 +174,13 @@ def test_the_page_says_each_number_in_its_place(results):
     assert mixed.startswith("| mixed: with | 89.54 | 77.83 ± 2.02 | 77.50, 80.00, 76.00 | +2.67 (")
 
 
+def test_the_page_says_which_seed_ran_where(results):
+    runs = results["rows"][0]["runs"]
+    assert "| a, 2 cores |" in page.markdown(results, {})
+    runs[1]["processor"] = "b"
+    assert "| a, 2 cores (seed 0, 2); b, 2 cores (seed 1) |" in page.markdown(results, {})
+
+
 def test_the_page_names_values_that_are_not_those_of_the_study(tmp_path):
     values = {**dict(zip(Configure.KEYS, Configure.configure("resnet20", {}), strict=True))}
     changes = {"model_configs__depth": 8, "dataset": "cifar100"}

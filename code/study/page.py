@@ -50,7 +50,7 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         parts.append(
             f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
             f"{results['report_epochs']}. So these accuracies are not those of the report, and "
-            "what helps a short run may not help a long one, nor the other way round: "
+            "what helps a short run may hurt a long one, and what hurts a short one may help it: "
             "regularization (mixup, dropout, more augmentation) usually pays late."
         )
     parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
@@ -119,7 +119,7 @@ def _circumstances(rows: list[dict]) -> str:
             ", ".join(str(run["seed"]) for run in row["runs"]),
             ", ".join(f"{run['minutes']:.1f}" for run in row["runs"]),
             _all([row], "precision"),
-            "; ".join(sorted({_machine(run) for run in row["runs"]})),
+            _machines(row["runs"]),
         ]
         for row in rows
     ]
@@ -130,6 +130,16 @@ def _circumstances(rows: list[dict]) -> str:
     }
     table = _table(header, *lines)
     return f"## How it was run\n\n{table}\n\nVersions: {'; '.join(sorted(versions))}."
+
+
+def _machines(runs: list[dict]) -> str:
+    """Each machine, and where there are several, the seeds that it ran."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(_machine(run), []).append(str(run["seed"]))
+    if len(seeds) == 1:
+        return next(iter(seeds))
+    return "; ".join(f"{machine} (seed {', '.join(own)})" for machine, own in seeds.items())
 
 
 def _machine(run: dict) -> str:

@@ -99,6 +99,8 @@ def study(
     if only is not None:
         if only not in rows:
             raise UserError(f"only: expected one of {', '.join(rows)}, found {only!r}")
+        if seeds is not None or jobs != 1:
+            raise UserError("only: expected neither --seeds nor --jobs with it: it is one run")
         _run(grid, _Task(rows[only], seed or 0, save_dir), data_dir, mirror, overrides)
         return
     if seed is not None:
