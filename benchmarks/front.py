@@ -32,6 +32,7 @@ PUBLISHED = (
 )
 CLAIM = 97.47
 BLUE, ORANGE, GREEN = COLORS[:3]
+SMALL = (0.0, 0.5)  # shares of the epochs on small images that are drawn
 
 
 def shipped() -> list[tuple[str, float, float]]:
@@ -58,32 +59,33 @@ def shipped() -> list[tuple[str, float, float]]:
     return runs
 
 
-def trials(folders: list[Path]) -> dict[int, list[tuple[float, float, int]]]:
-    """Minutes, validation accuracy in percent, and epochs of ``fast``, by its width.
+def trials(folders: list[Path]) -> dict[tuple[int, float], list[tuple[float, float, int]]]:
+    """Minutes, validation accuracy in percent, and epochs of ``fast``.
 
-    Of several seeds it is their mean.
+    By width and by the share of the epochs on small images. Of several seeds it is their mean.
     """
     import Configure
 
-    runs: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    runs: dict[tuple[int, float, int], list[tuple[float, float]]] = {}
     for folder in folders:
         record = read_record(folder)
         model, training = record["model_configs"], record["training_configs"]
-        width, epochs = model["width"], training["epochs"]
-        changes = {"width": width, "seed": model["seed"], "epochs": epochs}
-        if (model, training) == Configure.configure("fast", changes):
+        width, small, epochs = model["width"], training["small_share"], training["epochs"]
+        changes = {"width": width, "small_share": small, "seed": model["seed"], "epochs": epochs}
+        if small in SMALL and (model, training) == Configure.configure("fast", changes):
             accuracy = 100 * record["last_epoch"]["valid_accuracy"]
-            runs.setdefault((width, epochs), []).append((record["minutes"], accuracy))
-    found: dict[int, list[tuple[float, float, int]]] = {}
-    for (width, epochs), seeds in sorted(runs.items()):
+            runs.setdefault((width, small, epochs), []).append((record["minutes"], accuracy))
+    found: dict[tuple[int, float], list[tuple[float, float, int]]] = {}
+    for (width, small, epochs), seeds in sorted(runs.items()):
         means = map(statistics.fmean, zip(*seeds, strict=True))
-        found.setdefault(width, []).append((*means, epochs))
+        found.setdefault((width, small), []).append((*means, epochs))
     return found
 
 
 @plain_matplotlib()
 def front_png(
-    own: list[tuple[str, float, float]], tried: dict[int, list[tuple[float, float, int]]]
+    own: list[tuple[str, float, float]],
+    tried: dict[tuple[int, float], list[tuple[float, float, int]]],
 ) -> bytes:
     """Draw test accuracy over computation, and validation accuracy over minutes."""
     figure = new_figure(13, 5, "What accuracy costs on CIFAR-10")
@@ -107,11 +109,12 @@ def front_png(
         xlabel="minutes on one core of an Intel Xeon (model 207), float32",
         ylabel="top-1 accuracy, 5,000 validation images, %",
     )
-    styles = ((BLUE, "o-"), (ORANGE, "s--"), (GREEN, "^:"))
-    for (width, points), (color, style) in zip(tried.items(), styles, strict=False):
+    colors = dict(zip(sorted({width for width, _ in tried}), (BLUE, ORANGE, GREEN), strict=False))
+    for (width, small), points in tried.items():
         minutes, accuracies, _ = zip(*points, strict=True)
-        text = f"fast, {width} channels"
-        right.plot(minutes, accuracies, style, color=color, label=text)
+        text = f"{width} channels{', first half on small images' * bool(small)}"
+        style = {"ls": "--", "marker": "s", "mfc": "white"} if small else {"marker": "o"}
+        right.plot(minutes, accuracies, color=colors[width], label=text, **style)
         for x, y, epochs in points:
             right.annotate(f"{epochs}", (x, y), (5, -11), textcoords="offset points", fontsize=8)
     right.text(0.02, 0.97, "numbers: epochs", transform=right.transAxes, va="top", fontsize=8)
@@ -119,8 +122,8 @@ def front_png(
     right.set_xticks(ticks, map(str, ticks))
     right.minorticks_off()
     right.set_xlim(5, 120)
-    for axes in (left, right):
-        axes.legend(loc="lower right")
+    left.legend(loc="lower right")
+    right.legend(loc="lower right", title="recipe of fast", fontsize=8)
     return to_png(figure)
 
 
