@@ -95,9 +95,13 @@ def test_what_a_difference_means(changes, unfinished, finished, machine):
         assert bool(differences(RECORD, changed(**changes), keys)) == different
 
 
-def test_more_epochs_extend_a_constant_rate_and_nothing_else():
+def test_more_epochs_extend_a_constant_rate_and_size_and_nothing_else():
     constant = changed(training_configs__schedule="constant")
-    for record, epochs, same in ((constant, 3, True), (constant, 1, False), (RECORD, 3, False)):
+    small = changed(constant, training_configs__small_share=0.5)
+    for record, epochs, same in (
+        *((constant, 3, True), (constant, 1, False)),
+        *((RECORD, 3, False), (small, 3, False)),
+    ):
         other = changed(record, training_configs__epochs=epochs)
         assert (differences(record, other, IDENTIFY_UNFINISHED) == []) == same
 

@@ -169,12 +169,12 @@ def _fits(value: Any, kind: Any) -> bool:
 def _may_change(key: str, old: dict, new: dict) -> set[str]:
     """Keys whose values may change when a run resumes.
 
-    Only constant-rate runs can be extended: other schedules depend on the total length. The
-    precision is compared with the machine: it changes bits, not the recipe.
+    Only runs of one rate and one size of images can be extended: all else depends on the total
+    length. The precision is compared with the machine: it changes bits, not the recipe.
     """
     if key == "model_configs":
         return {"precision"}
-    constant = old.get("schedule") == new.get("schedule") == "constant"
-    if key == "training_configs" and constant and new["epochs"] >= old["epochs"]:
-        return {"epochs"}
-    return set()
+    if key != "training_configs":
+        return set()
+    constant = old["schedule"] == new["schedule"] == "constant" and not new["small_share"]
+    return {"epochs"} if constant and new["epochs"] >= old["epochs"] else set()
