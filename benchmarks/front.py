@@ -16,7 +16,7 @@ from runs.metrics import TEST_FILE
 from runs.plots import new_figure, plain_matplotlib, to_png
 from runs.record import read_record
 from study.plots import COLORS
-from training.schedules import trains_small
+from training.schedules import small_epochs
 
 DOCS = HERE.parent / "docs"
 # Name, PFLOP of the training, accuracy on CIFAR-10's test images in percent.
@@ -31,7 +31,7 @@ PUBLISHED = (
     ("WRN-28-10, AutoAugment", 315.0, 97.4),
 )
 CLAIM = 97.47
-BLUE, ORANGE, GREEN = COLORS[:3]
+BLUE, ORANGE = COLORS[:2]
 SMALL = (0.0, 0.5)  # shares of the epochs on small images that are drawn
 
 
@@ -49,9 +49,8 @@ def shipped() -> list[tuple[str, float, float]]:
         record = read_record(path.parent)
         model, configs = record["model_configs"], record["training_configs"]
         network = resnet_v1(depth=model["depth"], width=model["width"])
-        small = sum(trains_small(epoch, configs) for epoch in range(configs["epochs"]))
         # Shrunk images are 9/16 of the work.
-        epochs = configs["epochs"] - small * 7 / 16
+        epochs = configs["epochs"] - 7 / 16 * small_epochs(configs)
         operations = 6 * multiply_adds(network) * epochs * (50_000 - configs["valid_size"])
         name = path.parent.name + ", with flips" * measured["test_time_flip"]
         name += " and shifts" * measured.get("test_time_shift", False)
@@ -109,7 +108,7 @@ def front_png(
         xlabel="minutes on one core of an Intel Xeon (model 207), float32",
         ylabel="top-1 accuracy, 5,000 validation images, %",
     )
-    colors = dict(zip(sorted({width for width, _ in tried}), (BLUE, ORANGE, GREEN), strict=False))
+    colors = dict(zip(sorted({width for width, _ in tried}), COLORS, strict=False))
     for (width, small), points in tried.items():
         minutes, accuracies, _ = zip(*points, strict=True)
         text = f"{width} channels{', first half on small images' * bool(small)}"

@@ -20,6 +20,7 @@ from runs.metrics import measure
 from runs.record import read_record
 from runs.weights import load_weights, require_weights
 from training.loop import Progress, Training
+from training.schedules import small_epochs
 from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
 INFERENCE_BATCH = 1000
@@ -209,11 +210,12 @@ class Model:
             count: images wanted, at most ``batch_size``.
 
         Returns:
-            float32 ``[count, H, W, C]``, about 0..1, and their labels, float32 ``[count, K]``.
+            float32 ``[count, H, W, C]``, about 0..1, shrunk if those of the first epoch are, and
+            their labels, float32 ``[count, K]``.
         """
         batch_size, seed = training_configs["batch_size"], step_seed(self.configs["seed"], 0)
         chosen = epoch_order(self.configs["seed"], 0, len(x_train))[:batch_size]
-        mean = ImageUtils.pixel_mean(x_train)
+        mean, small = ImageUtils.pixel_mean(x_train), small_epochs(training_configs) > 0
         images, labels = training_batch(
             tf.constant(x_train[chosen]),
             tf.constant(y_train[chosen]),
@@ -221,8 +223,11 @@ class Model:
             ImageUtils.draw(seed, batch_size, self._input_shape, training_configs),
             training_configs,
             self._num_classes,
+            small,
         )
-        return images[:count].numpy() + mean, labels[:count].numpy()
+        if small:
+            mean = ImageUtils.shrink(mean[None])[0]
+        return (images[:count] + mean).numpy(), labels[:count].numpy()
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> Evaluation:
         """Measure the network on images with labels.

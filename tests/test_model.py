@@ -146,6 +146,8 @@ def test_the_preview_is_what_the_first_step_trains_on(trained):
     expected = training_batch(*batch, mean, draws, configs, 10)
     np.testing.assert_allclose(images - mean, expected[0], atol=1e-6)
     np.testing.assert_array_equal(labels, expected[1])
+    small, _ = model.preview_batch(x, y, {**configs, "small_share": 1.0}, count=8)
+    np.testing.assert_allclose(small, ImageUtils.shrink(images), atol=1e-6)
     part, _ = model.preview_batch(x, y, configs, count=3)
     np.testing.assert_array_equal(part, images[:3])
 

@@ -221,7 +221,8 @@ class Dropout(keras.layers.Dropout):
         key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(
             seed=seed + tf.constant([0, self.seed << 32], tf.int64)
         )
-        # A tick of Philox's counter makes four numbers; an image has a multiple of four here.
+        # A tick of Philox's counter makes four numbers; an image of 32 x 32 or 24 x 24 pixels has a
+        # multiple of four here.
         ticks = tf.cast(first, tf.uint64) * tf.constant(per_image // 4, tf.uint64)
         uniform = tf.raw_ops.StatelessRandomUniformV2(
             shape=tf.shape(inputs),

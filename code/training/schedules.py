@@ -42,14 +42,13 @@ def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
     return eta_min + (eta_max - eta_min) * share_left
 
 
-def trains_small(epoch: int, configs: dict) -> bool:
-    """Return whether an epoch trains on shrunk images (``ImageUtils.shrink``).
+def small_epochs(configs: dict) -> int:
+    """Return how many epochs, the first ones, train on shrunk images (``ImageUtils.shrink``).
 
     Args:
-        epoch: completed epochs of the whole run, >= 0.
         configs: keys ``small_share`` and ``epochs`` of Configure.py.
     """
-    return epoch < round(configs["small_share"] * configs["epochs"])
+    return round(configs["small_share"] * configs["epochs"])
 
 
 def _example_factor(share: float) -> float:
