@@ -16,7 +16,7 @@ from runs.metrics import TEST_FILE
 from runs.plots import new_figure, plain_matplotlib, to_png
 from runs.record import read_record
 from study.plots import COLORS
-from training.schedules import small_epochs
+from training.schedules import work
 
 DOCS = HERE.parent / "docs"
 # Name, PFLOP of the training, accuracy on CIFAR-10's test images in percent.
@@ -49,9 +49,8 @@ def shipped() -> list[tuple[str, float, float]]:
         record = read_record(path.parent)
         model, configs = record["model_configs"], record["training_configs"]
         network = resnet_v1(depth=model["depth"], width=model["width"])
-        # Shrunk images are 9/16 of the work.
-        epochs = configs["epochs"] - 7 / 16 * small_epochs(configs)
-        operations = 6 * multiply_adds(network) * epochs * (50_000 - configs["valid_size"])
+        images = work(configs["epochs"], configs) * (50_000 - configs["valid_size"])
+        operations = 6 * multiply_adds(network) * images
         name = path.parent.name + ", with flips" * measured["test_time_flip"]
         name += " and shifts" * measured.get("test_time_shift", False)
         runs.append((name, operations / 1e15, 100 * measured["accuracy"]))

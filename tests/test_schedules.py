@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from Configure import training_configs
-from training.schedules import learning_rate
+from training.schedules import learning_rate, work
 
 STEPS_PER_EPOCH = 7
 
@@ -147,3 +147,9 @@ def test_the_rate_never_leaves_its_range(schedule, epochs, warmup, t_0, t_mult, 
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match=r"expected constant, steps, .*, found 'exponential'"):
         scheduled("exponential")(0)
+
+
+def test_the_work_of_small_epochs_is_nine_sixteenths():
+    configs = {"small_share": 0.5, "epochs": 8}
+    assert [work(epochs, configs) for epochs in (0, 2, 4, 8)] == [0, 1.125, 2.25, 6.25]
+    assert work(8, {**configs, "small_share": 0.0}) == 8

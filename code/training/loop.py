@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from machine import processor
 from machine.errors import DivergedError, InterruptedRunError
-from training.schedules import learning_rate, small_epochs
+from training.schedules import learning_rate, small_epochs, work
 from training.step import TrainStep, epoch_order
 
 # That soon a signal is heard: 0.4 (Zen 4, bfloat16) to 1.5 seconds (Zen 1) of ResNet-20 on 2 cores.
@@ -113,7 +113,10 @@ class Training:
                     self._save(progress, stopping)
                 if ended:
                     passed = time.perf_counter() - began
-                    done, whole, before = map(self._work, (progress.step, last, first))
+                    done, whole, before = (
+                        work(step / self._steps, self.configs)
+                        for step in (progress.step, last, first)
+                    )
                     left = passed / (done - before) * (whole - done)
                     self.on_epoch(progress.history[-1], progress.history, epochs, left)
                 if stopping and progress.step < last:
@@ -122,10 +125,6 @@ class Training:
                         "from there, without --fresh"
                     )
         return progress
-
-    def _work(self, step: int) -> float:
-        """The work of the run's first steps, in steps on whole images: a shrunk one has 9/16."""
-        return step - 7 / 16 * min(step, small_epochs(self.configs) * self._steps)
 
     def _train_steps(self, progress: Progress) -> None:
         """Run the steps of one call."""

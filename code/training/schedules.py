@@ -51,6 +51,16 @@ def small_epochs(configs: dict) -> int:
     return round(configs["small_share"] * configs["epochs"])
 
 
+def work(epochs: float, configs: dict) -> float:
+    """Return the work of a run's first epochs, in epochs on whole images.
+
+    Args:
+        epochs: of the run, from its start on, >= 0.
+        configs: keys ``small_share`` and ``epochs`` of Configure.py.
+    """
+    return epochs - 7 / 16 * min(epochs, small_epochs(configs))  # a shrunk image has 9/16
+
+
 def _example_factor(share: float) -> float:
     """Return the factor of the Keras example, its 200 epochs taken as the whole run."""
     # It compares its epochs, counted from 0, by > 180, > 160, > 120 and > 80.

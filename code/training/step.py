@@ -123,7 +123,7 @@ class TrainStep:
         }
         compiled = tf.function(self.update, autograph=False, jit_compile=True)
         self._update = compiled if xla and self._replicas == 1 else self.update
-        self._compiled = {}
+        self._runs = [self._compile(small) for small in (False, True)]  # each when it is called
         self._data = [self._to_devices(array) for array in (images, labels, mean)]
 
     def run(
@@ -144,9 +144,7 @@ class TrainStep:
             Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
             the global batch as it was trained on, the second of no meaning with mixup.
         """
-        if small not in self._compiled:
-            self._compiled[small] = self._compile(small)
-        return self._compiled[small](order, position, step, rates)
+        return self._runs[small](order, position, step, rates)
 
     def _compile(self, small):
         signature = [  # compiled once, however many steps are in a call
