@@ -30,7 +30,7 @@ class Peer:
     """A peer's process, seen from the benchmark.
 
     Args:
-        name: module of ``peers/``.
+        name: module of ``peers/``, and what it is told first, if anything.
         mode: "train" or "infer".
         precision: "float32" or "bfloat16".
         batch_size: images of a batch.
@@ -49,7 +49,7 @@ class Peer:
         arguments = [mode, precision, str(batch_size), str(images)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"peers.{name}", *arguments],
+            [sys.executable, "-m", *f"peers.{name}".split(), *arguments],
             cwd=HERE,
             env=environment,
             stdin=subprocess.PIPE,

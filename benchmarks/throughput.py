@@ -26,14 +26,15 @@ from harness import (
 PACKAGE, PYTORCH, LIMIT = "this package", "PyTorch, channels last", "limit: the convolutions alone"
 KERAS, KERAS_ONEDNN = "Keras 3, as installed", "Keras 3, oneDNN on"
 KERAS2, KERAS2_ONEDNN = "tf_keras (Keras 2), as installed", "tf_keras (Keras 2), oneDNN on"
-# Of each peer: the module, whether oneDNN is turned on for it (the package does so by itself), and
-# the batches of its inference: which is faster depends on the processor, and the faster one counts.
+# Of each peer: the module and what it is told, whether oneDNN is turned on for it (the package does
+# so by itself), and the batches of its inference: which is faster depends on the processor, and the
+# faster one counts.
 PEERS = {
     PACKAGE: ("package", False, (1000,)),  # its own choice
-    KERAS: ("keras3", False, (32, 500)),
-    KERAS_ONEDNN: ("keras3", True, (32, 500)),
-    KERAS2: ("tf_keras", False, ()),
-    KERAS2_ONEDNN: ("tf_keras", True, (32, 500)),
+    KERAS: ("fit keras", False, (32, 500)),
+    KERAS_ONEDNN: ("fit keras", True, (32, 500)),
+    KERAS2: ("fit tf_keras", False, ()),
+    KERAS2_ONEDNN: ("fit tf_keras", True, (32, 500)),
     PYTORCH: ("pytorch", False, (128, 500)),
     LIMIT: ("convolutions", True, ()),
 }

@@ -42,7 +42,6 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
         without test images of its own gives a sixth of each class, the same ones to every run.
 
     Raises:
-        UserError: an unknown data set.
         DataError: a file is missing or damaged.
         DownloadError, StorageError: see ``download.fetch``.
     """
@@ -52,10 +51,6 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
     official = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}
     if source := official.get(dataset):
         return DataSet(*cifar.load(data_dir, source, mirror), source.class_names)
-    if dataset != "folder":
-        raise UserError(
-            f"dataset: expected cifar10, cifar100, shapes or folder, found {dataset!r}; choose one"
-        )
     (x, y), test, class_names, notes = folders.read(data_dir)
     for note in notes:
         print(note, file=sys.stderr)
@@ -158,11 +153,6 @@ class TestingImages:
             yield self.read(start, min(start + batch_size, self.count))
 
 
-def testing_images(x: np.ndarray, source: str) -> TestingImages:
-    """Present images uint8 ``[N, 32, 32, 3]`` in memory as those of a file."""
-    return TestingImages(source, "nhwc: from memory", len(x), lambda i, j: x[i:j])
-
-
 def load_testing_images(
     path: str | Path, layout: str = "auto", skip_damaged: bool = False
 ) -> TestingImages:
@@ -178,7 +168,6 @@ def load_testing_images(
         The images.
 
     Raises:
-        UserError: an unknown layout.
         DataError: a missing or damaged file, or an array that does not fit.
     """
     path = Path(path)
@@ -196,7 +185,7 @@ def load_testing_images(
 
 
 def find_private_images(data_dir: str | Path) -> Path | None:
-    """Find the one .npy file below a folder with "private" in its name or in that of its folder.
+    """Find the one .npy file below a folder with "private" in its path from there.
 
     Raises:
         DataError: there are more, or private images of another kind.

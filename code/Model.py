@@ -18,7 +18,7 @@ from machine.errors import DivergedError
 from Network import folded_weights, resnet_v1
 from runs.metrics import measure
 from runs.record import read_record
-from runs.weights import load_weights, require_weights
+from runs.weights import load_weights
 from training.loop import Progress, Training
 from training.schedules import small_epochs
 from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
@@ -104,8 +104,6 @@ class Model:
         configs, classes = record["model_configs"], len(record["class_names"])
         asked = {"test_time_flip": test_time_flip, "test_time_shift": test_time_shift}
         configs = {**configs, **{key: v for key, v in asked.items() if v is not None}}
-        # Missing weights are refused before a network is built.
-        require_weights(folder, record["parameters"])
         model = cls(configs, num_classes=classes, inference_precision=inference_precision)
         model.mean = load_weights(folder, model.network, record)
         return model

@@ -43,9 +43,9 @@ def resnet_v1(
         ``[B, num_classes]``.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a depth that is not 6n + 2.
     """
-    check_architecture(input_shape, depth, num_classes, width, dropout)
+    check_depth(depth)
     build = _Builder("mixed_bfloat16" if precision == "bfloat16" else "float32", seed, folded)
     images = keras.Input(input_shape, dtype="float32")
     x = build.relu(build.normalized_convolution(images, width, 1, "stem", ""))
@@ -64,22 +64,6 @@ def resnet_v1(
     # Nothing in it depends on the size: it trains on smaller images, too.
     network.input_spec = [keras.layers.InputSpec(shape=(None, None, None, input_shape[2]))]
     return network
-
-
-def check_architecture(input_shape, depth, num_classes, width, dropout) -> None:
-    """Raise ``ValueError`` unless the numbers describe a network that can be built."""
-    check_depth(depth)
-    if len(input_shape) != 3 or min(input_shape) < 1 or input_shape[0] % 4 or input_shape[1] % 4:
-        raise ValueError(
-            "input_shape: expected (height, width, channels), height and width multiples of 4, "
-            f"found {tuple(input_shape)}"
-        )
-    if num_classes < 2 or width < 1:
-        raise ValueError(
-            f"expected num_classes >= 2 and width >= 1, found {num_classes} and {width}"
-        )
-    if len(dropout) != 2 or not all(0 <= rate < 1 for rate in dropout):
-        raise ValueError(f"dropout: expected two shares in [0, 1), found {tuple(dropout)}")
 
 
 def folded_weights(network: keras.Model, folded: keras.Model) -> list[np.ndarray]:
@@ -132,9 +116,8 @@ class _Builder:
         x = self._convolution(x, filters, 3, stride, f"{name}_conv{number}", self._folded)
         if self._folded:
             return x
-        return BatchNormalization(
-            momentum=0.99, epsilon=1e-3, dtype=self.policy, name=f"{name}_norm{number}"
-        )(x)
+        # With Keras's defaults, which are the example's: momentum 0.99 and epsilon 1e-3.
+        return BatchNormalization(dtype=self.policy, name=f"{name}_norm{number}")(x)
 
     def relu(self, x):
         return keras.layers.ReLU(dtype=self.policy)(x)

@@ -150,7 +150,6 @@ def _train(parser) -> None:
 def _test(parser) -> None:
     _add_preset(parser)
     add = _add_data(parser, RUN_FOLDER).add_argument
-    add("--dataset", help="data set that the run must have been trained on")
     add("--input", dest="images", type=Path, metavar="IMAGES", help="labelled images of your own")
     add("--labels", type=Path, metavar="LABELS.NPY", help="labels of --input, integers 0..K-1")
     text = "images of the run: valid to choose by, train to see how well it knows its own"
@@ -283,11 +282,12 @@ def _add_keys(group, *names: str) -> None:
     for name in names:
         key = {**Configure.MODEL_KEYS, **Configure.TRAINING_KEYS}[name]
         kind, flag = type(key.default), f"--{name.replace('_', '-')}"
-        text = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
-        options = {"type": kind, "metavar": kind.__name__.upper()}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
             text = f"{key.meaning} [default {'on' if key.default else 'off'}]"
+        else:
+            options = {"type": kind, "metavar": kind.__name__.upper()}
+            text = f"{key.meaning} [{Configure.describe_range(key)}; default {key.default}]"
         text = text.replace("%", "%%")
         group.add_argument(flag, dest=f"{OVERRIDES}.{name}", help=text, **options)
 

@@ -1,6 +1,6 @@
 """Train about 40 steps twice, each time from the start, and compare all weights bit by bit.
 
-``python tests/determinism.py --preset quickstart`` says so or ends with 1.
+``python tests/determinism.py --preset quickstart`` says so or ends with 8.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(CODE))
 import Configure
 import DataLoader
 from machine import processor
-from machine.errors import DeterminismError, InterruptedRunError
+from machine.errors import DeterminismError, InterruptedRunError, UserError
 
 STEPS = 40  # or a few more, to the end of a call
 
@@ -64,5 +64,6 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         print(compare(arguments.preset, arguments.data_dir))
-    except DeterminismError as error:
-        sys.exit(f"error: {error}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

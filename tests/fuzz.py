@@ -9,18 +9,26 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import sys
 import tempfile
 import tracemalloc
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-from saved import FINISHED
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
+from machine import processor
+
+processor.prepare_tensorflow()
+
 import batches
+from PIL import Image
+from saved import FINISHED
+from tiny import encoded
 
 import DataLoader
 from machine.errors import UserError
@@ -59,15 +67,6 @@ def mutate(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(head)
 
 
-def picture(kind: str) -> bytes:
-    """A 32x32 picture."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(IMAGES[0]).save(buffer, kind)
-    return buffer.getvalue()
-
-
 def array(values: np.ndarray) -> bytes:
     """A ``.npy`` file."""
     buffer = io.BytesIO()
@@ -92,8 +91,9 @@ def readers(folder: Path) -> dict:
         each.mkdir(parents=True)
     for name, content in batches.FILES.items():
         (extracted / name).write_bytes(content)
+    png, jpeg = (encoded(Image.fromarray(IMAGES[0]), kind) for kind in ("PNG", "JPEG"))
     for name in ("a/1.png", "a/2.jpg", "b/1.png"):
-        (classes / name).write_bytes(picture("PNG" if name.endswith("png") else "JPEG"))
+        (classes / name).write_bytes(png if name.endswith("png") else jpeg)
     weights, network = folder / "weights", resnet_v1(depth=8, width=1)
     weights.mkdir()
     record = save_weights(weights, network, np.zeros((32, 32, 3), np.float32))
@@ -112,8 +112,8 @@ def readers(folder: Path) -> dict:
         "batch": (extracted / "test_batch", batches.FILES["test_batch"], read_batches),
         "tar of batches": (tar / "x.tar", batches.archive(mode="w:"), read_batches),
         "private .npy": (folder / "images.npy", array(IMAGES), read_images),
-        "PNG": (folder / "image.png", picture("PNG"), read_images),
-        "JPEG": (folder / "image.jpg", picture("JPEG"), read_images),
+        "PNG": (folder / "image.png", png, read_images),
+        "JPEG": (folder / "image.jpg", jpeg, read_images),
         "labels": (
             folder / "labels.npy",
             array(np.arange(ROWS)),
@@ -121,7 +121,7 @@ def readers(folder: Path) -> dict:
         ),
         "class folders": (
             classes / "b" / "1.png",
-            picture("PNG"),
+            png,
             lambda path: DataLoader.load_data(classes, "folder"),
         ),
         "state": (
@@ -149,7 +149,11 @@ def fuzz(cases: int, seed: int = 0) -> dict[str, dict[str, int]]:
     """
     counts = {}
     tracemalloc.start()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, KERAS_HOME=folder),  # its data would be read, too
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         for number, (name, (path, sound, read)) in enumerate(readers(Path(folder)).items()):
             generator = np.random.default_rng([seed, number])

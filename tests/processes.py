@@ -10,7 +10,7 @@ import time
 
 from machine import processor
 
-SECONDS = 120
+SECONDS = 200
 processor.prepare_tensorflow()
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tensorflow", "keras", "matplotlib.pyplot"])
@@ -29,6 +29,7 @@ class Process:
     def __init__(self, output, target, *arguments, **options):
         self.output = output
         output.mkdir(parents=True)
+        self._kept = arguments, options  # a barrier must live until the process has taken it up
         self._process = PROCESSES.Process(target=call, args=(output, target, arguments, options))
         self._process.start()
 

@@ -135,11 +135,10 @@ class Hostile:
         return self.reduced
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("wrapping", ["folder", "tar"])
-def test_a_hostile_pickle_is_never_unpickled(tmp_path, protocol, wrapping):
+def test_a_hostile_pickle_is_never_unpickled(tmp_path, wrapping):
     marker = tmp_path / "marker"
-    hostile = pickle.dumps(Hostile(os.system, f"touch {marker}"), protocol)
+    hostile = pickle.dumps(Hostile(os.system, f"touch {marker}"))
     files = FILES | {"data_batch_1": hostile}
     write(tmp_path, {"x.tar": archive(files, "w:")} if wrapping == "tar" else files)
     if wrapping == "tar":

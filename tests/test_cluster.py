@@ -1,8 +1,8 @@
 """machine/cluster.py and runs/shared.py: any number of devices and processes trains as one does."""
 
 import json
-import os
 import re
+import shutil
 import signal
 import socket
 
@@ -122,11 +122,20 @@ def test_several_processes_train_as_one_does_and_the_chief_alone_writes(job, alo
     assert other.read("out") == ""
 
 
-def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(job, tmp_path):
-    for one in start_job(tmp_path, "stopped", ends=(None, ("SIGTERM", 5))):
-        assert "stopped and saved after step 10; the same command goes on from there" in one.finish(
-            75
-        )
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that one of two workers was told to stop."""
+    parent = tmp_path_factory.mktemp("stopped")
+    for one in start_job(parent, ends=(None, ("SIGTERM", 5))):
+        said = "stopped and saved after step 10; the same command goes on from there"
+        assert said in one.finish(75)
+    return parent / "run"
+
+
+def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(
+    job, stopped, tmp_path
+):
+    shutil.copytree(stopped, tmp_path / "run")
     chief, other = start_job(tmp_path, "lost", ends=(None, ("SIGKILL", 4)))
     other.finish(-signal.SIGKILL)
     assert "found one that did not come, ended, or cannot be reached" in chief.finish(9)
@@ -135,6 +144,15 @@ def test_a_job_that_was_told_to_stop_or_lost_a_worker_goes_on_to_the_same_bits(j
     for one in workers:
         one.finish()
     assert {one.digest() for one in workers} == {job[0].digest()}
+
+
+def test_a_run_of_several_workers_goes_on_with_one_and_says_so(stopped, alone, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
+    one = Process(tmp_path / "output", tmp_path / "run")
+    changes = ["hardware replicas: was 2, is 1", "hardware workers: was 2, is 1"]
+    assert one.finish() == f"warning: bits may differ: {'; '.join(changes)}\n"
+    assert json.loads((one.folder / "run.json").read_text())["machine_changes"] == changes
+    assert_like_one(one, alone)
 
 
 def test_workers_that_were_told_different_things_do_not_begin(tmp_path):
@@ -200,10 +218,10 @@ def test_workers_that_wait_say_so_and_give_up(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_that_is_taken_is_one_clear_line(environment):
+def test_a_port_that_is_taken_is_one_clear_line(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         own = f"127.0.0.1:{listener.getsockname()[1]}"
-        environment("TF_CONFIG", tf_config([own, "127.0.0.1:1"]))
+        monkeypatch.setenv("TF_CONFIG", tf_config([own, "127.0.0.1:1"]))
         with pytest.raises(UserError, match=rf"^{own}: expected a free port .* in use"):
             cluster.make_strategy("auto")
 
@@ -223,15 +241,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_does(
 # The environment
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    for name in list(os.environ):
-        if name == "TF_CONFIG" or name.startswith("SLURM"):
-            monkeypatch.delenv(name)
-    return monkeypatch.setenv
-
-
-def test_one_device_and_no_cluster_is_the_default_strategy(environment):
+def test_one_device_and_no_cluster_is_the_default_strategy():
     assert cluster.make_strategy("auto") is tf.distribute.get_strategy()
     with cluster.joining("one") as strategy:
         assert cluster.is_chief(strategy)
@@ -239,16 +249,15 @@ def test_one_device_and_no_cluster_is_the_default_strategy(environment):
         assert cluster.share(strategy, b"all") == b"all"
 
 
-def test_mirrored_can_be_asked_for(environment):
+def test_mirrored_can_be_asked_for():
     strategy = cluster.make_strategy("mirrored")
     assert isinstance(strategy, tf.distribute.MirroredStrategy)
     assert strategy.num_replicas_in_sync == 1
 
 
-@pytest.mark.parametrize("name", ["multiworker", "best"])
-def test_what_cannot_be_is_refused(environment, name):
-    with pytest.raises(UserError, match=r"^strategy: expected .*, found"):
-        cluster.make_strategy(name)
+def test_workers_without_a_cluster_are_refused():
+    with pytest.raises(UserError, match=r"^strategy: expected TF_CONFIG, .*, found neither"):
+        cluster.make_strategy("multiworker")
 
 
 @pytest.mark.parametrize(
@@ -282,13 +291,13 @@ def test_what_cannot_be_is_refused(environment, name):
         ),
     ],
 )
-def test_a_wrong_tf_config_is_one_clear_line(environment, text, found):
-    environment("TF_CONFIG", text)
+def test_a_wrong_tf_config_is_one_clear_line(monkeypatch, text, found):
+    monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError, match=rf"^TF_CONFIG: expected .*{found}"):
         cluster.make_strategy("auto")
 
 
-def slurm(environment, **changes):
+def slurm(monkeypatch, **changes):
     """The variables of a step of four tasks on two nodes, as ``srun`` sets them."""
     variables = {
         "SLURM_JOB_ID": "7",
@@ -300,12 +309,12 @@ def slurm(environment, **changes):
         "SLURMD_NODENAME": "node2",
     }
     for name, value in {**variables, **changes}.items():
-        environment(name, value)
+        monkeypatch.setenv(name, value)
     return cluster.find_cluster()
 
 
-def test_a_step_of_slurm_is_a_cluster(environment):
-    cluster = slurm(environment)
+def test_a_step_of_slurm_is_a_cluster(monkeypatch):
+    cluster = slurm(monkeypatch)
     # From the numbers of the job and of the step: 20000 + 16 * ((31 * 7 + 1) % 625).
     hosts = ["node1:23488", "node1:23489", "node2:23488", "node2:23489"]
     assert cluster.cluster_spec().as_dict() == {"worker": hosts}
@@ -313,30 +322,30 @@ def test_a_step_of_slurm_is_a_cluster(environment):
     assert cluster.num_accelerators() == {"GPU": 0}
 
 
-def test_a_task_of_slurm_has_the_gpus_that_it_sees(environment, monkeypatch):
+def test_a_task_of_slurm_has_the_gpus_that_it_sees(monkeypatch):
     gpus = ["gpu"]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    assert slurm(environment).num_accelerators() == {"GPU": 1}
+    assert slurm(monkeypatch).num_accelerators() == {"GPU": 1}
     gpus.append("another")
     with pytest.raises(UserError, match=r"found 2 tasks on node2 that see 2; use srun"):
-        slurm(environment)
+        slurm(monkeypatch)
     alone = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
-    cluster = slurm(environment, SLURM_PROCID="1", **alone)
+    cluster = slurm(monkeypatch, SLURM_PROCID="1", **alone)
     assert cluster.num_accelerators() == {"GPU": 2}
 
 
-def test_a_single_task_of_slurm_is_no_cluster(environment):
-    assert slurm(environment, SLURM_STEP_NUM_TASKS="1") is None
+def test_a_single_task_of_slurm_is_no_cluster(monkeypatch):
+    assert slurm(monkeypatch, SLURM_STEP_NUM_TASKS="1") is None
 
 
-def test_slurms_own_order_of_nodes_must_be_the_resolvers(environment):
+def test_slurms_own_order_of_nodes_must_be_the_resolvers(monkeypatch):
     with pytest.raises(UserError, match=r"expected task 2 on node2, found it on node9"):
-        slurm(environment, SLURMD_NODENAME="node9")
+        slurm(monkeypatch, SLURMD_NODENAME="node9")
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("SLURM_STEP_TASKS_PER_NODE", "what"), ("SLURM_PROCID", "4")]
 )
-def test_wrong_variables_of_slurm_are_one_clear_line(environment, name, value):
+def test_wrong_variables_of_slurm_are_one_clear_line(monkeypatch, name, value):
     with pytest.raises(UserError, match=r"^Slurm's variables: expected those of a step, found"):
-        slurm(environment, **{name: value})
+        slurm(monkeypatch, **{name: value})

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,15 +21,9 @@ def test_the_embedded_set_needs_no_folder(monkeypatch):
     assert data.x_test == "x_test"
 
 
-def test_an_unknown_data_set_is_a_user_error():
-    with pytest.raises(UserError, match=r"cifar10, .*'mnist'"):
-        DataLoader.load_data("/nowhere", "mnist")
-
-
 # Splits and digests
 
 
-@settings(max_examples=100, deadline=None)
 @given(y=arrays(np.int32, st.integers(1, 200), elements=st.integers(0, 9)), data=st.data())
 def test_a_split_is_disjoint_exact_stratified_and_in_order(y, data):
     valid_size = data.draw(st.integers(0, len(y) - 1))
@@ -78,13 +72,6 @@ def test_a_digest_sees_values_dtype_shape_order_and_not_strides():
 
 
 # Images to classify: see test_arrays.py and test_pictures.py too
-
-
-def test_images_in_memory_are_like_those_of_a_file():
-    x = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    images = DataLoader.testing_images(x, "public")
-    assert (images.source, len(images), images.names) == ("public", 5, None)
-    np.testing.assert_array_equal(np.concatenate(list(images.batches(2))), x)
 
 
 def test_what_is_neither_array_nor_picture_is_named(tmp_path):

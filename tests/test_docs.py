@@ -41,6 +41,51 @@ def test_the_readme_shows_what_test_prints():
     assert "```\n" + "\n".join(lines[: lines.index("")]) + "\n```" in PAGES[0].read_text()
 
 
+def test_the_readme_has_the_accuracies_of_the_records():
+    def rows(name):
+        return json.loads((ROOT / "docs" / name / "results.json").read_text())["rows"]
+
+    text = " ".join(PAGES[0].read_text().split())
+    fast, (honest, leak) = rows("fast")[0], rows("leak")
+    *first, last = (f"{100 * run['accuracy']:.2f}" for run in fast["runs"])
+    low, high = honest["runs"][0]["interval"]
+    for said in (
+        f"**{100 * fast['accuracy']:.2f} %**, the mean of {', '.join(first)} and {last} %",
+        f"{100 * honest['accuracy']:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f} %)",
+        f"{100 * honest['train_accuracy']:.2f} % on its training images",
+        f"{100 * leak['accuracy']:.2f} % on those",
+    ):
+        assert said in text
+
+
+def test_readme_and_recipe_have_the_accuracies_with_flips_and_shifts():
+    folders = [SAVED_MODELS / "fast", *(ROOT / "docs" / "fast" / f"fast-{seed}" for seed in (1, 2))]
+    measured = [
+        [
+            100 * json.loads((folder / f"test_metrics{way}.json").read_text())["accuracy"]
+            for way in ("", "_flip", "_flip_shift")
+        ]
+        for folder in folders
+    ]
+    recipe = (ROOT / "docs" / "recipe.md").read_text()
+    for seed, ways in enumerate(measured):
+        said = " | ".join(f"{accuracy:.2f} %" for accuracy in ways)
+        assert f"| {'test' * (seed == 0)} | {seed} | {said} |".replace("|  |", "| |") in recipe
+    both = [ways[-1] for ways in measured]
+    each = ", ".join(f"{accuracy:.2f}" for accuracy in both)
+    assert f"| {sum(both) / 3:.2f} % ({each}) |" in PAGES[0].read_text()
+
+
+def test_the_page_of_the_benchmark_says_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    throughput = importlib.import_module("throughput")
+    results = json.loads((ROOT / "benchmarks" / "results" / "throughput.json").read_text())
+    page = (ROOT / "benchmarks" / "results" / "throughput.md").read_text()
+    assert page.rstrip() == "\n".join(throughput.report(results)).rstrip()
+    speed = throughput.median(results["training 32"]["float32"][throughput.KERAS])
+    assert f"| {200 * 50_000 / speed / 60:,.0f} on the Zen 1 (calculated)" in PAGES[0].read_text()
+
+
 def commands(page):
     """The command lines of ``main.py`` in a page, in blocks and in the text."""
     text = page.read_text().replace("\\\n", " ")
@@ -50,6 +95,10 @@ def commands(page):
     for line in lines:
         if match := re.search(r"\bmain\.py +([a-z]+\b[^;&|#]*)", " ".join(line.split())):
             yield match[1].replace("...", "").strip()
+
+
+def test_the_commands_of_the_readme_are_found():
+    assert len(list(commands(PAGES[0]))) > 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -71,9 +120,10 @@ def test_every_command_is_one_of_the_program(page, monkeypatch, capsys):
 
 
 def test_every_link_leads_somewhere():
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert "://" in link or (page.parent / link).exists(), (page.name, link)
+    links = [(p, link) for p in PAGES for link in re.findall(r"\]\(([^)#]+)\)", p.read_text())]
+    assert len(links) > 8
+    for page, link in links:
+        assert "://" in link or (page.parent / link).exists(), (page.name, link)
 
 
 @pytest.mark.parametrize("name", sorted(RESULTS))
@@ -101,14 +151,12 @@ def test_the_results_of_a_study_are_those_of_its_runs(name):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "docs" / "trials").glob("*/run.json")), ids=lambda path: path.parent.name
 )
-def test_the_recipe_says_what_a_trial_found(path, monkeypatch):
+def test_the_recipe_says_what_a_trial_found(path, trained_by):
     record = read_record(path.parent)
-    monkeypatch.setattr("verbs.train.train", lambda **values: given.update(values))
     found = []
     for line in (ROOT / "docs" / "recipe.md").read_text().splitlines():
         if match := re.match(r"\|.*`python main\.py (train .*)` \|$", line):
-            given = {}
-            assert main.main(shlex.split(match[1])) == 0
+            given = trained_by(match[1])
             model, training = Configure.configure(given["preset"], given["overrides"])
             model["precision"] = record["model_configs"]["precision"]  # as each processor has it
             if (model, training) == (record["model_configs"], record["training_configs"]):

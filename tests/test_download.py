@@ -47,9 +47,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch):
+@pytest.fixture(autouse=True)
+def no_proxy_and_no_pause(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
+
+
+@pytest.fixture
+def server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # a client that hangs up is part of these tests
     server.content, server.ranges, server.trouble = CONTENT, [], lambda handler: False
@@ -242,8 +247,7 @@ def test_silence_counts_as_a_broken_connection(server, tmp_path):
     assert server.ranges == [None, f"bytes={HALF}-"]
 
 
-def test_without_a_network_the_message_says_how_to_go_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
+def test_without_a_network_the_message_says_how_to_go_on(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -262,8 +266,7 @@ def test_only_http_and_https_are_fetched(tmp_path, url):
 
 
 @pytest.mark.parametrize("url", ["http://[", "http:///nowhere", "http://host:port/", "http://a b/"])
-def test_a_malformed_address_is_one_line(monkeypatch, tmp_path, url):
-    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
+def test_a_malformed_address_is_one_line(tmp_path, url):
     with pytest.raises(DownloadError, match="no connection"):
         fetch(tmp_path, url)
 

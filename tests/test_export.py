@@ -60,14 +60,6 @@ def test_a_keras_file_needs_nothing_of_this_package_and_takes_uint8(exported, ru
     assert run[1].std() > 0.01  # the images differ, so the comparison says something
 
 
-def test_a_savedmodel_needs_nothing_but_tensorflow(exported, run, tmp_path):
-    import tensorflow as tf
-
-    assert exported("savedmodel", tmp_path / "saved")[0] == 0
-    loaded = tf.saved_model.load(str(tmp_path / "saved"))
-    np.testing.assert_allclose(loaded.serve(X), run[1], atol=1e-5)
-
-
 def test_another_answer_is_an_error_and_leaves_nothing(exported, tmp_path, monkeypatch):
     kind = export.FORMATS["keras"]
 

@@ -46,12 +46,6 @@ def norms(dtype="float32"):
     return pair
 
 
-def test_batch_norm_has_the_variables_of_keras():
-    ours, stock = norms()
-    assert [(v.name, v.shape) for v in ours.weights] == [(v.name, v.shape) for v in stock.weights]
-    assert len(ours.trainable_variables) == 2
-
-
 def test_batch_norm_trains_to_the_output_of_keras():
     ours, stock = norms()
     x = random(FEW, mean=2)
@@ -199,22 +193,16 @@ def test_a_narrow_shortcut_of_an_odd_batch_does_not_write_past_its_memory():
     x = random((25, 32, 32, 2))
     layer = Conv2D(4, 1, strides=2, padding="same")
     layer.build(x.shape)
-    for _ in range(60):  # the stock layer has ended the process by then
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(x))
-        gradient = tape.gradient(loss, layer.kernel.value)
-    # On other processors nothing would show: oneDNN's kernel is not in the graph at all.
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x))
+    gradient = tape.gradient(loss, layer.kernel.value)
+    # The stock layer ends the process now and then, on some processors only. The graph tells on all
+    # of them: no convolution in it has the strides for which oneDNN has that kernel.
     graph = tf.function(layer).get_concrete_function(x).graph
     strides = [op.get_attr("strides") for op in graph.get_operations() if op.type == "Conv2D"]
     assert strides == [[1, 1, 1, 1]]
     expected = tf.reduce_sum(x[:, ::2, ::2], axis=[0, 1, 2])
     assert_close(gradient[0, 0], tf.repeat(expected[:, None], 4, axis=1), 1e-3)
-
-
-def test_convolution_keeps_the_bias_among_its_weights():
-    ours, stock = convolutions(bias_gradient=False)
-    assert [v.name for v in ours.trainable_variables] == ["kernel", "bias"]
-    assert [v.shape for v in ours.weights] == [v.shape for v in stock.weights]
 
 
 # Dropout

@@ -27,19 +27,6 @@ Y = np.array([0, 1, 0, 1], np.int32)
 P = np.array([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]], np.float64)
 
 
-@pytest.mark.parametrize(
-    ("correct", "n", "low", "high"),
-    [
-        (92, 100, 0.8500, 0.9589),
-        (9216, 10000, 0.9162, 0.9267),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-    ],
-)
-def test_wilson_interval_gives_the_tabulated_values(correct, n, low, high):
-    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
-
-
 @given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_solves_the_score_equation(case):
     correct, n = case

@@ -91,28 +91,17 @@ def test_inference_is_in_float32_unless_asked_whatever_the_training_was(trained)
     assert 1e-5 < np.abs(found - expected).max() < 0.1
 
 
-def test_test_time_flip_averages_an_image_and_its_mirror_image(trained):
+def test_the_probabilities_of_all_views_are_averaged_by_their_weights(trained):
     model, _, x, _ = trained
-    flipping = Model({**model.configs, "test_time_flip": True})
-    flipping.network.set_weights(model.network.get_weights())
-    flipping.mean = (model.mean + model.mean[:, ::-1]) / 2
-    model_mean, model.mean = model.mean, flipping.mean
-    expected = (model.predict_prob(x[:9]) + model.predict_prob(x[:9, :, ::-1])) / 2
-    model.mean = model_mean
-    np.testing.assert_allclose(flipping.predict_prob(x[:9]), expected, atol=1e-6)
-
-
-def test_test_time_shift_averages_an_image_and_two_diagonal_moves(trained):
-    model, _, x, _ = trained
-    shifting = Model({**model.configs, "test_time_shift": True})
-    shifting.network.set_weights(model.network.get_weights())
-    mean = model.mean
-    shifting.mean = model.mean = np.full_like(mean, 0.5)  # the same everywhere: moves do not matter
-    padded = np.pad(x[:9], ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    views = (x[:9], x[:9], padded[:, :-2, :-2], padded[:, 2:, 2:])
-    expected = np.mean([model.predict_prob(view) for view in views], axis=0)
-    model.mean = mean
-    np.testing.assert_allclose(shifting.predict_prob(x[:9]), expected, atol=1e-6)
+    flags = {"test_time_flip": True, "test_time_shift": True}
+    viewing = Model({**model.configs, **flags})
+    viewing.network.set_weights(model.network.get_weights())
+    viewing.mean = model.mean
+    expected = sum(
+        weight * tf.nn.softmax(model.network(view, training=False))
+        for weight, view in ImageUtils.views(normalize(tf.constant(x[:9]), model.mean), flags)
+    )
+    np.testing.assert_allclose(viewing.predict_prob(x[:9]), expected, atol=1e-5)
 
 
 def test_mixup_leaves_no_training_accuracy():

@@ -79,19 +79,13 @@ def layers_of(network, *kinds):
     return [layer for layer in network.layers if isinstance(layer, kinds)]
 
 
-def assert_close(found, expected, relative):
+def assert_close_to_largest(found, expected, relative):
     """Equal to ``relative`` times the largest expected number."""
     bound = relative * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 # Shapes
-
-
-def test_depth_20_has_the_parameters_of_the_keras_example():
-    network = resnet_v1()
-    assert network.count_params() == 274_442
-    assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == 273_066
 
 
 def test_dropout_follows_the_second_and_the_third_stack():
@@ -120,25 +114,11 @@ def test_a_network_is_the_same_on_images_of_another_size():
 
 
 @pytest.mark.parametrize(
-    ("integers", "message"),
-    [
-        ({"depth": 21}, r"depth: expected 6n \+ 2 .* found 21; the nearest are 20 and 26"),
-        ({"depth": 2}, r"depth: expected 6n \+ 2 .* found 2; the nearest are 8 and 14"),
-        ({"depth": -4}, r"depth: .* found -4; the nearest are 8 and 14"),
-        ({"input_shape": (30, 32, 3)}, r"input_shape: .* multiples of 4, found \(30, 32, 3\)"),
-        ({"input_shape": (32, 30, 3)}, r"input_shape: .* multiples of 4, found \(32, 30, 3\)"),
-        ({"input_shape": (32, 32)}, r"input_shape: .* found \(32, 32\)"),
-        ({"input_shape": (32, 32, 0)}, r"input_shape: .* found \(32, 32, 0\)"),
-        ({"num_classes": 1}, "expected num_classes >= 2 and width >= 1, found 1 and 16"),
-        ({"width": 0}, "expected num_classes >= 2 and width >= 1, found 10 and 0"),
-        ({"dropout": (0.1, 1.0)}, r"dropout: expected two shares in \[0, 1\), found \(0.1, 1.0\)"),
-        ({"dropout": (-0.1, 0.0)}, r"dropout: expected two shares .* found \(-0.1, 0.0\)"),
-        ({"dropout": (0.1,)}, r"dropout: expected two shares .* found \(0.1,\)"),
-    ],
+    ("depth", "nearest"), [(21, "20 and 26"), (2, "8 and 14"), (-4, "8 and 14")]
 )
-def test_numbers_that_describe_no_network_are_refused(integers, message):
-    with pytest.raises(ValueError, match=message):
-        resnet_v1(**integers)
+def test_a_depth_of_no_network_is_refused_with_the_nearest_ones(depth, nearest):
+    with pytest.raises(ValueError, match=rf"6n \+ 2 .*, found {depth}; the nearest are {nearest}"):
+        resnet_v1(depth=depth)
 
 
 # The same network as the Keras example
@@ -173,7 +153,7 @@ def test_training_computes_the_logits_and_the_statistics_of_the_keras_example():
     for batch in range(3):
         images = random_images(4, seed=batch)
         expected = stock(images, training=True)
-        assert_close(ours(images, training=True), expected, 1e-4)
+        assert_close_to_largest(ours(images, training=True), expected, 1e-4)
     for found, expected in zip(ours.get_weights(), stock.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -264,18 +244,6 @@ def test_the_variables_not_updated_are_those_that_training_cannot_feel():
     assert updated == [v.path for v in network.trainable_variables if v.path not in left_out]
 
 
-def test_depth_20_leaves_19_biases_alone():
-    network = resnet_v1()
-    assert len(network.trainable_variables) - len(updated_variables(network)) == 19
-
-
-def test_l2_kernels_are_those_of_every_convolution_and_not_of_the_dense_layer():
-    network = resnet_v1(**SMALL)
-    expected = [v.path for v in network.weights if v.path.endswith("/kernel") and v.ndim == 4]
-    assert [kernel.path for kernel in l2_kernels(network)] == expected
-    assert len(expected) == 1 + 6 + 2
-
-
 def test_l2_of_our_kernels_is_the_loss_of_the_keras_examples_regularizers():
     ours, stock = pair(**SMALL)
     expected = float(sum(stock.losses))
@@ -290,7 +258,7 @@ def test_a_folded_network_gives_the_same_logits(depth):
     folded.set_weights(folded_weights(network, folded))
     assert not layers_of(folded, BatchNormalization, Dropout)
     images = random_images(4)
-    assert_close(folded(images, training=False), network(images, training=False), 1e-4)
+    assert_close_to_largest(folded(images, training=False), network(images, training=False), 1e-4)
 
 
 def test_folding_leaves_the_network_as_it_was():
@@ -313,5 +281,5 @@ def test_bfloat16_gives_float32_logits_close_to_those_of_float32(training):
     assert found.dtype == tf.float32
     assert {v.dtype for v in half.weights} == {"float32"}
     assert half.get_layer("stack3_block1_conv2").output.dtype == "bfloat16"
-    assert_close(found, expected, 0.03)
+    assert_close_to_largest(found, expected, 0.03)
     assert np.abs(found - expected).max() > 1e-5  # it was not float32 all along

@@ -1,6 +1,5 @@
 """sources/pictures.py: any PNG or JPEG becomes what a person sees in it, or is refused by name."""
 
-import io
 import os
 import struct
 import zlib
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from tiny import encoded
 
 import DataLoader
 from machine.errors import DataError
@@ -30,12 +30,6 @@ def png(bits, colour_type, rows, *chunks):
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def encoded(picture, kind="PNG", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def read(tmp_path, content, name="picture.png"):

@@ -108,10 +108,3 @@ def test_the_keras_json_of_a_person_is_for_other_programs():
     processor.prepare_tensorflow()
     assert keras.config.image_data_format() == "channels_last"
     assert keras.config.floatx() == "float32"
-
-
-def test_the_description_names_this_machine():
-    description = processor.describe()
-    assert description["cores"] >= 1
-    assert description["processor"]
-    assert set(processor.versions()) == {"tensorflow", "keras", "numpy"}

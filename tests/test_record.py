@@ -14,7 +14,6 @@ from runs.record import (
     RECORD_FILE,
     differences,
     read_record,
-    require_same,
     write_record,
 )
 
@@ -104,18 +103,6 @@ def test_more_epochs_extend_a_constant_rate_and_size_and_nothing_else():
     ):
         other = changed(record, training_configs__epochs=epochs)
         assert (differences(record, other, IDENTIFY_UNFINISHED) == []) == same
-
-
-def test_a_worker_must_train_as_its_chief_does():
-    require_same(RECORD, changed(precision__reason="the processor has avx512_bf16"))
-    for changes in (
-        {"precision__used": "bfloat16"},
-        {"model_configs__precision": "float32"},
-        {"training_configs__epochs": 3},
-        {"flags": {"fresh": True}},
-    ):
-        with pytest.raises(RunError, match=r"^expected the run of the chief, found other values"):
-            require_same(RECORD, changed(**changes))
 
 
 def test_a_run_of_before_a_key_was_there_is_one_with_its_default(tmp_path):

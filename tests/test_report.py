@@ -3,7 +3,7 @@
 import html.parser
 import io
 import json
-import shutil
+import os
 import subprocess
 
 import numpy as np
@@ -17,8 +17,7 @@ from runs import metrics, plots
 from runs import record as records
 
 NAMES = ("cat", '<script>alert("1")</script>', "a&b $x", "dog's")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-BROWSER = BROWSER or shutil.which("google-chrome")
+BROWSER = os.environ.get("CHROMIUM")
 
 
 class Page(html.parser.HTMLParser):
@@ -110,17 +109,15 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
     assert (code, err.count("\n")) == (5, 1)
 
 
-def test_the_command_trains_the_same_configuration(run, capsys, monkeypatch):
+def test_the_command_trains_the_same_configuration(run, capsys, trained_by):
     import Configure
 
     configs = Configure.configure("quickstart", {"width": 3, "flip": False, "l2": 1e-5})
     record = {**saved.FINISHED, "model_configs": configs[0], "training_configs": configs[1]}
     records.write_record(run, {**record, "class_names": list(NAMES)})
     text = "".join(write(run, capsys)[1].text)
-    given = {}
-    monkeypatch.setattr("verbs.train.train", lambda **values: given.update(values))
     line = next(line for line in text.splitlines() if line.startswith("python main.py"))
-    assert main.main(line.split()[2:]) == 0
+    given = trained_by(line.removeprefix("python main.py "))
     assert Configure.configure(given["preset"], given["overrides"]) == configs
 
 
@@ -133,7 +130,7 @@ def test_the_command_of_a_leaked_run_is_that_of_its_study(run, capsys):
     assert "It was trained on the test images too" in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.skipif(BROWSER is None, reason="CHROMIUM does not name a browser")
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_all_of_it(width, dark, run, capsys):

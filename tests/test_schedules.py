@@ -122,7 +122,7 @@ def test_after_the_warm_up_the_schedule_fills_the_rest_of_the_run(schedule):
         assert warmed(3, step) == pytest.approx(plain(0, step))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.sampled_from(["constant", "steps", "linear", "cosine"]),
     st.integers(1, 60),
@@ -142,11 +142,6 @@ def test_the_rate_never_leaves_its_range(schedule, epochs, warmup, t_0, t_mult, 
         <= rate_at(0, step)
         <= 0.5
     )
-
-
-def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"expected constant, steps, .*, found 'exponential'"):
-        scheduled("exponential")(0)
 
 
 def test_the_work_of_small_epochs_is_nine_sixteenths():

@@ -5,21 +5,21 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from study_child import STAND_IN, stand_in_digest, write_run
-from tiny import images, wait_for
+import study_tiny
+from processes import PROCESSES, Process
+from study_child import STAND_IN, stand_in_digest, work_on_stand_ins, write_run
+from tiny import images, write_pictures
 
 import Configure
 import DataLoader
 import main
-from machine import processor
+from machine import files, processor
 from machine.errors import RunError, StudyError, UserError
 from verbs.predict import predict
 from verbs.study import study
@@ -39,23 +39,6 @@ TINY = {
     "valid_size": 20,
     "precision": "float32",
 }
-PARENT = """
-import sys
-from pathlib import Path
-from machine.errors import UserError
-import DataLoader
-from study_child import STAND_IN, stand_in_digest
-from verbs.study import study
-DataLoader.load_data = lambda *_: STAND_IN
-DataLoader.digest = stand_in_digest
-overrides = {"dataset": "shapes", "epochs": 3, "valid_size": 5}
-try:
-    study(name="leak", save_dir=Path(sys.argv[1]), data_dir=Path("none"), seeds=2, jobs=1,
-          overrides=overrides, command=sys.argv[2:])
-except UserError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
 RUNS = {"honest-0", "honest-1", "leak-0", "leak-1"}
 
 
@@ -76,19 +59,21 @@ def data(monkeypatch):
     monkeypatch.setattr(DataLoader, "load_data", lambda *_: small)
 
 
-def run(folder, **changes):
+def values_for(folder, **changes):
     values = {"seeds": 2, "jobs": 2, "overrides": OVERRIDES, "command": COMMAND, **changes}
-    study(name="leak", save_dir=folder, data_dir=Path("none"), **values)
+    return {"name": "leak", "save_dir": folder, "data_dir": Path("none"), **values}
 
 
-def start(folder):
-    """Another process that works on the same study."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder), *COMMAND],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def run(folder, **changes):
+    study(**values_for(folder, **changes))
+
+
+def start(folder, count=1, work=work_on_stand_ins, **changes):
+    """Processes that work on the same study, and begin at once."""
+    values = values_for(folder, jobs=1, **changes)
+    together = PROCESSES.Barrier(count)
+    outputs = [Path(tempfile.mkdtemp(dir=folder.parent), "output") for _ in range(count)]
+    return [Process(output, work, dict(os.environ), together, **values) for output in outputs]
 
 
 def starts(folder):
@@ -159,13 +144,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
 
 
 def test_a_signal_stops_the_runs_and_the_next_start_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setenv("SECONDS_AN_EPOCH", "0.5")
-    parent = start(tmp_path)
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "100")
+    (parent,) = start(tmp_path)
     history = tmp_path / "honest-0" / "history.csv"
-    wait_for(lambda: history.exists() and history.read_text().count("\n") > 1, parent)
-    parent.send_signal(signal.SIGTERM)
-    out, _ = parent.communicate(timeout=60)
-    assert parent.returncode == 75, out
+    parent.wait_for(lambda: history.exists() and history.read_text().count("\n") > 1)
+    parent.send(signal.SIGTERM)
+    parent.finish(75)
     assert started(tmp_path) == ["honest-0"] and not (tmp_path / "honest-0" / "run.json").exists()
     monkeypatch.setenv("SECONDS_AN_EPOCH", "0")
     run(tmp_path)
@@ -188,12 +172,11 @@ def test_a_run_that_failed_and_was_finished_by_hand_has_not_failed(tmp_path, mon
 def test_a_signal_to_all_processes_is_no_failure_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SECONDS_AN_EPOCH", "100")
     monkeypatch.setenv("DEAF", "1")
-    parent = start(tmp_path)
-    wait_for(lambda: starts(tmp_path), parent)
+    (parent,) = start(tmp_path)
+    parent.wait_for(lambda: starts(tmp_path))
     os.kill(starts(tmp_path)[0]["process"], signal.SIGTERM)
-    parent.send_signal(signal.SIGTERM)
-    out, _ = parent.communicate(timeout=60)
-    assert parent.returncode == 75, out
+    parent.send(signal.SIGTERM)
+    parent.finish(75)
     assert len(starts(tmp_path)) == 1 and results(tmp_path)["failed"] == {}
 
 
@@ -213,29 +196,29 @@ def test_data_that_no_run_could_take_are_refused_before_any_run(tmp_path):
 
 
 def test_a_run_whose_parent_was_killed_stays_taken_until_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setenv("SECONDS_AN_EPOCH", "1.5")
-    parent = start(tmp_path)
-    wait_for(lambda: started(tmp_path), parent)
-    parent.kill()
-    parent.communicate()
+    monkeypatch.setenv("SECONDS_AN_EPOCH", "100")
+    (parent,) = start(tmp_path)
+    parent.wait_for(lambda: starts(tmp_path))
+    parent.send(signal.SIGKILL)
+    parent.finish(-signal.SIGKILL)
     monkeypatch.setenv("SECONDS_AN_EPOCH", "0")
     run(tmp_path)
     assert started(tmp_path) == sorted(RUNS)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "honest-0" / "train_metrics.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert results(tmp_path)["finished"] == 3
+    os.kill(starts(tmp_path)[0]["process"], signal.SIGKILL)
+    with files.locked(tmp_path / "honest-0.lock", wait=True):
+        pass
     run(tmp_path)
-    assert started(tmp_path) == sorted(RUNS)
+    assert started(tmp_path) == sorted([*RUNS, "honest-0"])
     assert results(tmp_path)["finished"] == 4
 
 
 def test_two_processes_share_a_study(tmp_path, monkeypatch):
     monkeypatch.setenv("SECONDS_AN_EPOCH", "0.5")
-    parents = [start(tmp_path), start(tmp_path)]
-    outputs = [parent.communicate(timeout=120)[0] for parent in parents]
-    assert [parent.returncode for parent in parents] == [0, 0], outputs
+    for parent in start(tmp_path, 2):
+        parent.finish()
     assert started(tmp_path) == sorted(RUNS)
+    assert len({line["parent"] for line in starts(tmp_path)}) == 2
     shared = results(tmp_path)
     run(tmp_path / "alone")
     assert shared == results(tmp_path / "alone")
@@ -244,9 +227,8 @@ def test_two_processes_share_a_study(tmp_path, monkeypatch):
 def test_what_failed_in_one_process_is_said_by_all_and_not_tried_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SECONDS_AN_EPOCH", "1")
     monkeypatch.setenv("DIVERGES", "honest")
-    parents = [start(tmp_path), start(tmp_path)]
-    outputs = [parent.communicate(timeout=120)[0] for parent in parents]
-    assert [parent.returncode for parent in parents] == [10, 10], outputs
+    for parent in start(tmp_path, 2):
+        parent.finish(10)
     assert started(tmp_path) == sorted(RUNS)
     assert results(tmp_path)["failed"].keys() == {"honest-0", "honest-1"}
 
@@ -312,41 +294,26 @@ def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data):
 
 def test_real_runs_of_two_processes_of_which_one_diverges_and_one_is_killed(tmp_path, monkeypatch):
     x, y = images(24)
-    for number, (image, label) in enumerate(zip(x, y % 2, strict=True)):
-        path = tmp_path / "data" / "ab"[label] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    values = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4, "epochs": 12}
+    for label in range(2):
+        write_pictures(tmp_path / "data" / "ab"[label], x[y % 2 == label])
+    overrides = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4, "epochs": 12}
     where = {"save_dir": tmp_path / "study", "data_dir": tmp_path / "data"}
-    command = (sys.executable, str(CHILD.with_name("study_tiny.py")))
-    script = (
-        "import study_tiny, sys; from machine.errors import UserError\n"
-        "from pathlib import Path, PosixPath; from verbs.study import study\n"
-        f"try: study(name='tiny', overrides={values!r}, command={command!r}, **{where!r})\n"
-        "except UserError as error: sys.exit(error.exit_code)"
-    )
-    parents = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
-    state = where["save_dir"] / "fine-0" / "state.npz"
-    wait_for(state.exists, parents[0])
-    children = [
-        int(child)
-        for parent in parents
-        for path in Path(f"/proc/{parent.pid}/task").glob("*/children")
-        for child in path.read_text().split()
-        if b"--only=fine" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    os.kill(*children, signal.SIGKILL)
-    assert [parent.wait(200) for parent in parents] == [10, 10]
+    values = {"name": "tiny", "overrides": overrides, "seeds": None, **where}
+    values["command"] = (sys.executable, str(CHILD.with_name("study_tiny.py")))
+    monkeypatch.setenv("KILLED", "fine")
+    for parent in start(tmp_path, 2, study_tiny.work, **values):
+        parent.finish(10)
     failed = results(where["save_dir"])["failed"]
     assert failed["fine-0"] == "ended by SIGKILL" and failed.keys() == {"fine-0", "wild-0"}
-    again = subprocess.run([sys.executable, "-c", script], timeout=200)
-    assert again.returncode == 10
+    monkeypatch.delenv("KILLED")
+    (again,) = start(tmp_path, 1, study_tiny.work, **values)
+    again.finish(10)
     found = results(where["save_dir"])
     assert found["finished"] == 2 and found["failed"].keys() == {"wild-0"}
     assert "NaN" in found["failed"]["wild-0"]
     assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
     monkeypatch.undo()
-    train(preset="resnet20", overrides=values, **{**where, "save_dir": tmp_path / "alone"})
+    train(preset="resnet20", overrides=overrides, **{**where, "save_dir": tmp_path / "alone"})
     alone, fine, leak = (
         json.loads((folder / "run.json").read_text())
         for folder in (tmp_path / "alone", *map(where["save_dir"].joinpath, ("fine-0", "leak-0")))

@@ -199,7 +199,6 @@ def test_the_page_names_values_that_are_not_those_of_the_study(tmp_path):
         ({"test_time_flip": True}, "measured in one way"),
         ({"precision": "bfloat16"}, "measured in one way"),
         ({"weights_sha256": "other"}, "metrics of other weights"),
-        ({"accuracy": "0.5"}, "a metric that is no number"),
         ({"confusion_matrix": [[1]]}, "a confusion matrix of 1 classes"),
     ],
 )
@@ -329,3 +328,11 @@ def test_compare_wants_tested_runs(tmp_path):
     (folder / "test_metrics.json").unlink()
     with pytest.raises(RunError, match=r"python main\.py test"):
         compare(runs=[folder], output=tmp_path / "out")
+
+
+def test_a_share_that_one_run_lacks_makes_no_difference():
+    row = next(row for row in Configure.STUDIES["noise"].rows if row.measure == "memorized")
+    known = {"seed": 0, "epochs": 1, "memorized": 0.5, "false_labels": 10}
+    ours, theirs = {"runs": [known]}, {"runs": [{**known, "memorized": None}]}
+    assert tables._difference(row, ours, ours)["mean"] == 0
+    assert tables._difference(row, ours, theirs) is None

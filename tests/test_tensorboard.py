@@ -1,10 +1,9 @@
 """runs/tensorboard.py: each epoch once."""
 
-import io
-
 import pytest
 import saved
 from PIL import Image
+from tiny import encoded
 
 pytest.importorskip("tensorboard", reason="requirements-extra.txt is not installed")
 
@@ -29,10 +28,9 @@ HISTORY = [row(epoch) for epoch in range(1, 5)]
 
 @pytest.fixture
 def folder(tmp_path):
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 6), "red").save(picture, "png")
+    picture = encoded(Image.new("RGB", (8, 6), "red"))
     for name in tensorboard.FIRST_PICTURES:
-        (tmp_path / name).write_bytes(picture.getvalue())
+        (tmp_path / name).write_bytes(picture)
     return tmp_path
 
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shlex
 import time
 import types
 
@@ -74,17 +73,14 @@ def trials(folder):
     return [trial.state.name for trial in study.trials]
 
 
-def test_a_search_trains_and_draws_and_prints_a_command(search, tmp_path, monkeypatch):
+def test_a_search_trains_and_draws_and_prints_a_command(search, tmp_path, trained_by):
     flags = ("--width", "2", "--batch-size", "8", "--precision", "float32", "--optimizer", "adam")
     code, out, err = search(*flags, "--epochs", "1", "--trials", "1")
     assert code == 0, err
     assert trials(tmp_path) == ["COMPLETE"]
     picture = Image.open(io.BytesIO((tmp_path / "optimization_history.png").read_bytes()))
     assert np.asarray(picture).std() > 0
-    given = {}
-    monkeypatch.setattr("verbs.train.train", lambda **values: given.update(values))
-    words = shlex.split(re.search(r"^python main.py (train .*)$", out, re.M)[1])
-    assert main.main(words) == 0
+    given = trained_by(re.search(r"^python main.py (train .*)$", out, re.M)[1])
     asked = {"width", "batch_size", "precision", "valid_size", "optimizer"}
     drawn = set(given["overrides"]) - asked
     assert drawn <= set(Configure.TUNED) and "learning_rate" in drawn

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import resource
 
 import h5py
 import numpy as np
 import pytest
+from tiny import file_limit
 
 from machine.errors import RunError, StorageError
 from Network import resnet_v1
@@ -15,7 +15,6 @@ from runs.weights import (
     MEAN_FILE,
     WEIGHTS_FILE,
     load_weights,
-    require_weights,
     save_weights,
     weights_digest,
 )
@@ -79,7 +78,7 @@ def test_keras_and_numpy_read_the_files_too(saved, network):
 
 @pytest.mark.parametrize(("depth", "width"), [(14, 2), (8, 4)])
 def test_another_architecture_is_refused(saved, depth, width):
-    with pytest.raises(RunError, match=rf"weights of resnet{depth}_v1 \(|expected [\d,]+ to"):
+    with pytest.raises(RunError, match=rf"weights of resnet{depth}_v1 \("):
         load_weights(saved[0], resnet_v1(depth=depth, width=width), saved[2])
 
 
@@ -91,7 +90,7 @@ def test_any_changed_or_missing_byte_is_found_before_the_file_is_parsed(saved, o
         flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         for content in (data[:place], flipped):
             (folder / name).write_bytes(content)
-            with pytest.raises(RunError, match=r"not the one that run.json|expected 2,996 to"):
+            with pytest.raises(RunError, match=r"not the one that run.json"):
                 load_weights(folder, other, record)
 
 
@@ -141,31 +140,20 @@ def test_another_mean_image_is_refused(saved, other, mean):
         load_weights(saved[0], other, resealed(saved[0], saved[2]))
 
 
-def test_a_file_far_too_large_is_refused_unread(saved, other):
-    os.truncate(saved[0] / WEIGHTS_FILE, 1 << 40)
-    with pytest.raises(RunError, match=r"expected 2,996 to 4,206,288 bytes for 1,498 par"):
-        load_weights(saved[0], other, saved[2])
-
-
 def test_missing_files_are_an_error(saved, other):
     (saved[0] / MEAN_FILE).unlink()
-    with pytest.raises(RunError, match=r"pixel_mean\.npy: cannot be read"):
+    with pytest.raises(RunError, match=r"pixel_mean\.npy: .*; run python main\.py train"):
         load_weights(saved[0], other, saved[2])
     (saved[0] / WEIGHTS_FILE).unlink()
-    with pytest.raises(RunError, match=r"found none; run python main.py train"):
-        require_weights(saved[0], 1498)
+    with pytest.raises(RunError, match=r"model\.weights\.h5: .*; run python main\.py train"):
+        load_weights(saved[0], other, saved[2])
 
 
 def test_a_full_disk_leaves_the_last_weights(saved, other):
     folder, mean, _ = saved
     before = (folder / WEIGHTS_FILE).read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    try:
-        with pytest.raises(StorageError, match="File too large"):
-            save_weights(folder, other, mean)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with file_limit(2000), pytest.raises(StorageError, match="File too large"):
+        save_weights(folder, other, mean)
     assert (folder / WEIGHTS_FILE).read_bytes() == before
 
 

@@ -1,8 +1,11 @@
-"""A network and a data set that train in a moment."""
+"""Small things that several tests need: a network, images and pictures, a disk that fills up."""
 
-import time
+import contextlib
+import io
+import resource
 
 import numpy as np
+from PIL import Image
 
 import Configure
 
@@ -25,10 +28,26 @@ def images(count=44, seed=0):
     return x.astype(np.uint8), y
 
 
-def wait_for(happened, process):
-    """Until ``happened`` says that a process has done something."""
-    deadline = time.monotonic() + 200
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def encoded(picture, kind="PNG", **options):
+    """The bytes of a file of a picture of Pillow."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_pictures(folder, x):
+    """A PNG of each image of ``x``, 0.png, 1.png, ..., in a folder that is made."""
+    folder.mkdir(parents=True)
+    for number, image in enumerate(x):
+        Image.fromarray(image).save(folder / f"{number}.png")
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """No file grows beyond so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -33,14 +33,11 @@ def run(
         arguments: of the command line.
         output: folder for ``weights.npz`` of a training that ends: all weights that this process
             has, their digest and some probabilities.
-        environment: takes the place of TF_CONFIG and of Slurm's variables.
+        environment: TF_CONFIG, of a worker.
         devices: logical CPUs.
         end: a signal that this process gets, and in which call of steps.
         start_minutes: for all workers to have come.
     """
-    for name in list(os.environ):
-        if name == "TF_CONFIG" or name.startswith("SLURM"):
-            del os.environ[name]
     os.environ |= environment
     import tensorflow as tf
 

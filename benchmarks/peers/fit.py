@@ -1,14 +1,19 @@
 """Keras of either generation: stock layers and optimizer, ``fit``, ``predict``, ``tf.data``.
 
-The augmentation is written the way the documentation shows it, image by image in ``Dataset.map``;
-mixup takes the next image of the batch, which is cheaper than the documentation's second data set.
+``python -m peers.fit keras`` is Keras 3, whose batch norm is not fused; with ``tf_keras`` it is
+Keras 2, whose is. The augmentation is written the way the documentation shows it, image by image in
+``Dataset.map``; mixup takes the next image of the batch, which is cheaper than the documentation's
+second data set.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import tensorflow as tf
 
-from harness import Turns, noise
+from harness import Turns, noise, serve
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -93,3 +98,7 @@ def modes(keras) -> dict:
             turns()
 
     return {"train": train, "infer": infer}
+
+
+if __name__ == "__main__":
+    serve(**modes(importlib.import_module(sys.argv.pop(1))))

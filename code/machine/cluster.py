@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from Configure import STRATEGIES
 from machine import processor
 from machine.errors import UserError, WorkerError
 
@@ -31,15 +30,13 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     TensorFlow's own programs read it, or by the variables that ``srun`` sets.
 
     Args:
-        name: "auto": "multiworker" if the environment has a cluster, else "mirrored" if this
-            process has several devices, else "one"; or one of these.
+        name: of ``Configure.STRATEGIES``: "auto" is "multiworker" if the environment has a
+            cluster, else "mirrored" if this process has several devices, else "one".
 
     Raises:
-        UserError: no such strategy, or a cluster that is missing or described wrongly.
+        UserError: a cluster that is missing or described wrongly.
         tf.errors.OpError: a worker did not come; ``joining`` explains it.
     """
-    if name not in STRATEGIES:
-        raise UserError(f"strategy: expected one of {', '.join(STRATEGIES)}, found {name!r}")
     if (cluster := find_cluster(name)) is not None:
         return _connect(cluster)
     if name == "multiworker":

@@ -73,6 +73,8 @@ def prepare_tensorflow() -> None:
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
         tf.config.list_physical_devices()
+        # On a GPU float32 would be TF32, with 10 bits of mantissa.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.get_logger().setLevel("ERROR")  # it warns where one process makes several networks
     finally:
         os.dup2(kept, 2)

@@ -97,7 +97,7 @@ class Run:
             if found := differences(finished, self._record, IDENTIFY_FINISHED):
                 self._move_aside("; ".join(found))
                 return True
-            if _epochs(finished) == _epochs(self._record):
+            if finished["training_configs"]["epochs"] == self._record["training_configs"]["epochs"]:
                 return False
         # A finished run is judged without its state: that may be damaged, or gone.
         self._state = state.load(self.folder)
@@ -203,7 +203,3 @@ class Run:
         if (aside / WEIGHTS_FILE).exists():
             line += f"; this one begins anew, --init-from {aside} would begin from its weights"
         print(line, flush=True)
-
-
-def _epochs(record: dict) -> int:
-    return record["training_configs"]["epochs"]

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +123,13 @@ def views(values: dict) -> str:
     return f", each also {' and '.join(words)}" if words else ""
 
 
+def other_test_file(values: dict, precision: str) -> str:
+    """Name of the file of test metrics of a run that was measured in another way than its own."""
+    words = ["flip"] * values["test_time_flip"] + ["shift"] * values["test_time_shift"]
+    words += [precision] * (precision != "float32")
+    return f"test_metrics_{'_'.join(words) or 'plain'}.json"
+
+
 def read_test_metrics(folder: Path, record: dict) -> dict | None:
     """Read what ``main.py test`` found of a run.
 
@@ -145,10 +151,6 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
         rows = [len(found["confusion_matrix"]), *map(len, found["confusion_matrix"])]
         if {*rows} != {len(record["class_names"])}:
             raise ValueError(f"a confusion matrix of {rows[0]} classes")
-        numbers = [found[key] for key in ("n", "accuracy", "loss", "ece")]
-        numbers += found["accuracy_interval"]
-        if len(numbers) != 6 or not all(isinstance(number, Real) for number in numbers):
-            raise ValueError("a metric that is no number")
         if found.get("weights_sha256", record["weights_sha256"]) != record["weights_sha256"]:
             raise ValueError("metrics of other weights")
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -89,8 +89,8 @@ def draw_matrix(axes, matrix: Array, shades: Array, class_names: Names, size: fl
     norm = PowerNorm(0.3, vmin=0, vmax=max(1, shades.max()))
     image = axes.imshow(shades, cmap="Blues", norm=norm)
     places, turned = range(len(matrix)), {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(places, class_names, fontsize=size, **turned)
-    axes.set_yticks(places, class_names, fontsize=size)
+    axes.set_xticks(places, class_names, fontsize=size, parse_math=False, **turned)
+    axes.set_yticks(places, class_names, fontsize=size, parse_math=False)
     for (row, column), count in np.ndenumerate(matrix):
         text = "?" if math.isnan(count) else f"{count:.0f}"
         color = "white" if norm(shades[row, column]) > 0.65 else "black"
@@ -178,7 +178,8 @@ def gallery_png(
         )
     axes.imshow(canvas, interpolation="nearest")
     axes.set_xticks([])
-    axes.set_yticks(pitch[0] * np.arange(len(row_names)) + (height - 1) / 2, row_names)
+    rows = pitch[0] * np.arange(len(row_names)) + (height - 1) / 2
+    axes.set_yticks(rows, row_names, parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return to_png(figure)

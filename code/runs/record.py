@@ -143,16 +143,6 @@ def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = Fals
     return found
 
 
-def require_same(chief: dict, worker: dict) -> None:
-    """Raise ``RunError`` if a worker's record, precision or "flags" are not those of its chief."""
-    keys = (*IDENTIFY_UNFINISHED, "precision", "flags")
-    if found := differences(chief, worker, keys, strict=True):
-        raise RunError(
-            f"expected the run of the chief, found other values: {'; '.join(found)}; give every "
-            "worker the same command, data, packages and --precision"
-        )
-
-
 def _complete(name: str, configs: dict | None) -> dict:
     """Add the keys that came after the run: their defaults are what was done without them."""
     return {**getattr(Configure, name), **(configs or {})}

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from machine import cluster
+from machine.errors import RunError
 from runs import record as records
 from runs import state as states
 from runs.folder import Run
@@ -69,11 +70,21 @@ def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
 
     Args:
         strategy: of ``cluster.make_strategy``.
-        record: see ``runs.record.require_same``.
+        record: of the run, and "flags", which must be the same, too.
 
     Raises:
         RunError: they differ.
         WorkerError: those of another worker differ.
     """
     chief, own = cluster.in_chief(strategy, lambda: record), json.loads(json.dumps(record))
-    cluster.in_all(strategy, lambda: records.require_same(chief, own))
+    keys = (*records.IDENTIFY_UNFINISHED, "precision", "flags")
+    found = records.differences(chief, own, keys, strict=True)
+
+    def check():
+        if found:
+            raise RunError(
+                f"expected the run of the chief, found other values: {'; '.join(found)}; give "
+                "every worker the same command, data, packages and --precision"
+            )
+
+    cluster.in_all(strategy, check)

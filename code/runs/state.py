@@ -7,7 +7,6 @@ import io
 import json
 import os
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,6 @@ def decode(data: bytes) -> tuple[dict[str, np.ndarray], dict]:
     if hashlib.sha256(body).digest() != checksum:
         raise ValueError(f"its SHA-256 does not fit its {len(data):,} bytes")
     try:
-        with zipfile.ZipFile(io.BytesIO(body)) as members:
-            if sum(member.file_size for member in members.infolist()) > len(data):
-                raise ValueError("it is compressed, which no state is")
         with np.load(io.BytesIO(body), allow_pickle=False) as loaded:
             arrays = dict(loaded)
         return arrays, json.loads(arrays.pop("record").tobytes())

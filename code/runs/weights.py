@@ -14,7 +14,6 @@ from machine.errors import RunError
 
 WEIGHTS_FILE = "model.weights.h5"
 MEAN_FILE = "pixel_mean.npy"
-_BYTES_BESIDE_WEIGHTS = 4 << 20  # names and tables
 
 
 def weights_digest(network, mean: np.ndarray) -> str:
@@ -56,20 +55,6 @@ def save_weights(folder: Path, network, mean: np.ndarray, half: bool = False) ->
     }
 
 
-def require_weights(folder: Path, parameters: int) -> None:
-    """Raise ``RunError`` unless the weights' file has about the size of so many parameters."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise RunError(f"{path}: expected a trained model, found none; run python main.py train")
-    size, least = path.stat().st_size, 2 * parameters  # as float16
-    most = 4 * least + _BYTES_BESIDE_WEIGHTS
-    if not least <= size <= most:
-        raise RunError(
-            f"{path}: expected {least:,} to {most:,} bytes for {parameters:,} parameters, "
-            f"found {size:,}"
-        )
-
-
 def load_weights(folder: Path, network, record: dict) -> np.ndarray:
     """Load what ``save_weights`` wrote into ``network``.
 
@@ -84,14 +69,11 @@ def load_weights(folder: Path, network, record: dict) -> np.ndarray:
     Raises:
         RunError: a file is missing, damaged, or holds another architecture.
     """
-    require_weights(folder, network.count_params())
     # HDF5's reader is not made for damaged files: nothing is parsed before its checksum is right.
     weights = _read(folder / WEIGHTS_FILE, record["weights_file_sha256"])
     image = _read(folder / MEAN_FILE, record["mean_file_sha256"])
     try:
         mean = np.load(image, allow_pickle=False)
-        if mean.shape != network.input_shape[1:] or mean.dtype != np.float32:
-            raise ValueError(f"{MEAN_FILE} is {mean.dtype} {mean.shape}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of what does not fit; the digest says it
             network.load_weights(weights)
@@ -133,7 +115,10 @@ def _read(path: Path, sha256: str) -> io.BytesIO:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+        raise RunError(
+            f"{path}: expected what a trained run has, found none that can be read "
+            f"({error.strerror}); run python main.py train, or name another run"
+        ) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RunError(f"{path}: damaged, or not the one that run.json describes")
     return _MemoryFile(data)

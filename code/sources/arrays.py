@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from Configure import LAYOUTS
-from machine.errors import DataError, UserError
+from machine.errors import DataError
 
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE
@@ -40,12 +39,9 @@ def open_images(
         start..stop as uint8 ``[stop - start, 32, 32, 3]`` and may raise a DataError.
 
     Raises:
-        UserError: an unknown layout.
         DataError: a damaged file, another shape, dtype or range, or a layout that does not fit or
             cannot be told.
     """
-    if layout not in LAYOUTS:
-        raise UserError(f"layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
     array = _open(path)
     if array.dtype.kind not in "uif":
         raise DataError(f"{path}: expected integers 0..255, found {array.dtype}; save as uint8")
@@ -102,11 +98,7 @@ def to_nhwc(images: np.ndarray, layout: str) -> np.ndarray:
     """Bring uint8 images of any layout but "auto" to ``[N, 32, 32, 3]`` in C order."""
     if layout in ("interleaved", "nhwc"):
         return np.array(images, order="C").reshape(-1, SIDE, SIDE, 3)
-    planes = images.reshape(-1, 3, SIDE, SIDE)
-    images = np.empty((len(planes), SIDE, SIDE, 3), np.uint8)
-    for channel in range(3):  # six times as fast as one transposing copy
-        images[..., channel] = planes[:, channel]
-    return images
+    return np.ascontiguousarray(images.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
 
 
 def _open(path: Path) -> np.ndarray:

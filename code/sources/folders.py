@@ -55,12 +55,7 @@ def _class_names(folder: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}; {remedy}") from error
     files = [name for name in names if not os.path.isdir(folder / name)]
-    same = [a for i, a in enumerate(names) for b in names[:i] if a.casefold() == b.casefold()]
-    if files or same or len(names) < 2:
-        found = (
-            (files and f"the file {files[0]}")
-            or (same and f"{same[0]} twice, but for upper and lower case")
-            or f"{len(names)} of them"
-        )
+    if files or len(names) < 2:
+        found = f"the file {files[0]}" if files else f"{len(names)} of them"
         raise DataError(f"{folder}: expected two or more class folders, found {found}; {remedy}")
     return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from runs.plots import new_figure, plain_matplotlib, to_png
@@ -71,11 +70,9 @@ def _columns(network) -> list[list[dict]]:
             _note(_shape(stem.output)),
         ]
     ]
-    stacks: dict[int, list[str]] = {}
-    for name in layers:
-        if match := re.fullmatch(r"stack(\d+)_block\d+_conv1", name):
-            stacks.setdefault(int(match[1]), []).append(name.removesuffix("_conv1"))
-    for stack, blocks in stacks.items():
+    for stack in (1, 2, 3):
+        firsts = [x for x in layers if x.startswith(f"stack{stack}_") and x.endswith("_conv1")]
+        blocks = [name.removesuffix("_conv1") for name in firsts]
         column = [_note(f"stack {stack}", bold=True)]
         folded = len(blocks) > MOST_BLOCKS
         for number, block in enumerate(blocks[:2] if folded else blocks, start=1):

@@ -191,6 +191,8 @@ def _difference(row: Row, ours: dict, theirs: dict) -> dict | None:
     """The difference to the neighbour over the seeds that both have, and the row's answer."""
     other = {run["seed"]: run for run in theirs["runs"]}
     pairs = [(run, other[run["seed"]]) for run in ours["runs"] if run["seed"] in other]
+    # Its share is unknown where the training images were measured with weights of before.
+    pairs = [pair for pair in pairs if None not in (run[row.measure] for run in pair)]
     if not pairs:
         return None
     if len(pairs) > 1:

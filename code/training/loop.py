@@ -48,19 +48,14 @@ class Progress:
 
 @dataclasses.dataclass
 class Training:
-    """Runs a ``TrainStep`` over epochs, saves, and stops when it is told to.
+    """Runs a ``TrainStep`` over epochs, saves, and stops when it is told to: see ``Model.train``.
 
     Args:
-        step: the compiled step.
         images: number of training images.
         seed: of the order of the images.
-        configs: the complete ``training_configs``.
         validate: gives the validation loss and accuracy, or None for each.
         folder: a ``SharedRun`` to save to and go on from, or None.
-        save_seconds: between saves within an epoch; there is one at the end of each anyway.
-        stop: called after each call with the number of steps of the whole run so far; True, which
-            all workers must hear together, saves and ends the training.
-        on_epoch: see ``Model.train``.
+        stop: see ``Model.train``; all workers must hear it together.
         bar: show a progress bar of the whole run if there is a terminal.
     """
 
@@ -82,12 +77,7 @@ class Training:
         self._order = None  # of the images in the epoch under way
 
     def run(self) -> Progress:
-        """Train to the last epoch, from the run's state if there is one.
-
-        Raises:
-            DivergedError: a loss or weight that is not finite; the last state is kept.
-            InterruptedRunError: ``stop`` said so; the state is saved.
-        """
+        """Train to the last epoch, from the run's state if there is one; see ``Model.train``."""
         progress, epochs = self._restore(), self.configs["epochs"]
         first, last = progress.step, epochs * self._steps
         began = self._clock = self._last_save = time.perf_counter()

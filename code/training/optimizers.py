@@ -23,16 +23,10 @@ class Optimizer:
 
     Attributes:
         variables: the slots: with the step's number, all that is needed to go on.
-
-    Raises:
-        ValueError: an unknown optimizer.
     """
 
     def __init__(self, trainable: list[tf.Variable], configs: dict):
-        name = configs["optimizer"]
-        if name not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {name!r}")
-        slots, self._update = OPTIMIZERS[name]
+        slots, self._update = OPTIMIZERS[configs["optimizer"]]
         self._configs = configs
         self._trainable = trainable
         self._slots = [

@@ -9,12 +9,16 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 import DataLoader
 from machine import files, processor
 from machine.errors import UserError
 from runs import metrics, plots
 from runs import record as records
 from runs.weights import MEAN_FILE
+from sources import shapes
 from verbs.test import images_of
 
 SHOWN = 20  # answers on the screen
@@ -59,9 +63,6 @@ def predict(
     Raises:
         UserError: see ``machine.errors``.
     """
-    import numpy as np
-    from tqdm import tqdm
-
     record = records.read_record(save_dir)
     records.require_unseen(save_dir, record, seen_test_images)
     class_names = record["class_names"]
@@ -156,10 +157,10 @@ def _open_images(images, save_dir, record, data_dir, mirror, layout, skip_damage
     if images is not None:
         return DataLoader.load_testing_images(images, layout, skip_damaged)
     if dataset == "shapes":
-        from sources import shapes
-
-        return DataLoader.testing_images(shapes.load()[4], "the private test images of shapes")
-    data = DataLoader.load_data(data_dir, dataset, mirror)
-    x, _ = images_of(save_dir, record, data, "test")
-    reason = f", as no private .npy is below {data_dir}" * (dataset == "cifar10")
-    return DataLoader.testing_images(x, f"the test images of {dataset}{reason}")
+        x, name = shapes.load()[4], "the private test images of shapes"
+    else:
+        data = DataLoader.load_data(data_dir, dataset, mirror)
+        x, _ = images_of(save_dir, record, data, "test")
+        reason = f", as no private .npy is below {data_dir}" * (dataset == "cifar10")
+        name = f"the test images of {dataset}{reason}"
+    return DataLoader.TestingImages(name, "nhwc: from memory", len(x), lambda i, j: x[i:j])

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 import Configure
 import DataLoader
 from machine import files, processor
@@ -158,8 +160,6 @@ class _Workers:
 
     def run(self, places: list[_Place]) -> None:
         """Until there is no free run, or a signal comes; one run at a time in each place."""
-        from tqdm import tqdm
-
         # It also shows at once what cannot be put into one table.
         self._write(write_numbers)
         threads = [threading.Thread(target=self._work, args=item) for item in enumerate(places)]
@@ -243,8 +243,6 @@ class _Workers:
                     process.send_signal(signal.SIGTERM)
 
     def _say(self, task: _Task) -> None:
-        from tqdm import tqdm
-
         accuracy = json.loads((task.folder / TEST_FILE).read_text())["accuracy"]
         tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
 

@@ -18,7 +18,6 @@ def test(
     save_dir: Path,
     data_dir: Path,
     mirror: str | None = None,
-    dataset: str | None = None,
     images: Path | None = None,
     labels: Path | None = None,
     split: str = "test",
@@ -34,7 +33,6 @@ def test(
         save_dir: folder of the run.
         data_dir: folder of the data.
         mirror: address to download CIFAR-10 or CIFAR-100 from.
-        dataset: refuse a run that was trained on another data set.
         images: labelled images of one's own, see ``DataLoader.load_testing_images``; the results
             are printed, and the run's own files stay as they are.
         labels: their labels, integers ``[N]`` in a .npy file.
@@ -43,7 +41,8 @@ def test(
             files stay as they are.
         layout: of the images, see ``DataLoader.load_testing_images``.
         precision: "float32" or "bfloat16".
-        test_time_flip: see Configure.py; None for what the run was configured to.
+        test_time_flip: see Configure.py; None for what the run was configured to. What is measured
+            in another way than that, or not in float32, has a file of its own in the run's folder.
         test_time_shift: likewise.
         seen_test_images: take a run that was trained on the test images, too.
 
@@ -54,11 +53,6 @@ def test(
     if split != "valid":  # no run was trained on those
         records.require_unseen(save_dir, record, seen_test_images)
     name, class_names = record["dataset"], record["class_names"]
-    if dataset not in (None, name):
-        raise RunError(
-            f"{save_dir}: expected a model trained on {dataset}, found one trained on {name}; "
-            "train one, or leave out --dataset"
-        )
     if (images is None) != (labels is None):
         raise UserError("expected --input and --labels together, found one of them; give both")
     if images is not None and split != "test":
@@ -89,17 +83,21 @@ def test(
         f"{metrics.views(views)}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
+    if not own:
+        return
     # After the lines: they are all that comes out of a folder that may only be read.
-    if own:
-        files.write_json(save_dir / metrics.TEST_FILE, measured)
-        title = name + metrics.views(views)
-        matrix = plots.confusion_matrix_png({**measured, "dataset": title}, class_names)
-        for file, picture in (
-            ("confusion_matrix.png", matrix),
-            ("mistakes.png", plots.mistakes_png(x, y, probabilities, class_names, title)),
-        ):
-            files.write_bytes(save_dir / file, picture)
-        print(f"\npictures: {save_dir / 'confusion_matrix.png'}, {save_dir / 'mistakes.png'}")
+    if precision != "float32" or any(views[key] != record["model_configs"][key] for key in views):
+        path = save_dir / metrics.other_test_file(views, precision)
+        files.write_json(path, measured)
+        print(f"\nmetrics: {path}; those of the run itself stay as they are")
+        return
+    files.write_json(save_dir / metrics.TEST_FILE, measured)
+    title = name + metrics.views(views)
+    matrix, mistakes = save_dir / "confusion_matrix.png", save_dir / "mistakes.png"
+    shown = {**measured, "dataset": title}
+    files.write_bytes(matrix, plots.confusion_matrix_png(shown, class_names))
+    files.write_bytes(mistakes, plots.mistakes_png(x, y, probabilities, class_names, title))
+    print(f"\npictures: {matrix}, {mistakes}")
 
 
 def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str) -> tuple:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 import Configure
 import DataLoader
@@ -101,10 +102,10 @@ def train(
                     if chief:
                         print(f"{save_dir}: this very run is finished; nothing to do")
                     return
-                board = TensorBoard(save_dir, record) if tensorboard else None
+                board = None
                 if chief:
-                    _draw_data(save_dir, model, split, record)
-                    _say_what_begins(save_dir, model, split, record, taken)
+                    _present(save_dir, model, split, record, taken)
+                    board = TensorBoard(save_dir, record) if tensorboard else None
 
                 def on_epoch(row, history, epochs, seconds_left):
                     if chief:
@@ -122,6 +123,8 @@ def train(
                     stop=lambda step: signals.received(),
                     on_epoch=on_epoch,
                 )
+                if board:  # the last epochs, too, of a process that ended right after their save
+                    board.write(progress.history)
                 record["machine_changes"] = run.machine_changes
                 cluster.in_chief(devices, lambda: _save_run(save_dir, model, record, progress))
 
@@ -195,28 +198,25 @@ def _take_weights(model, folder: Path) -> str:
 
 def _warn_of_its_split(record: dict, source: dict) -> None:
     """Of a source that was trained on images which are now held out."""
-    keys = (
-        ("data_digests", "train"),
-        ("model_configs", "seed"),
-        ("training_configs", "valid_size"),
-    )
-    same, *split = (record[part][key] == source[part][key] for part, key in keys)
-    if not same and record["dataset"] == source["dataset"]:
+    keys = [("data_digests", "train")]
+    if record["training_configs"]["valid_size"]:
+        keys += [("model_configs", "seed"), ("training_configs", "valid_size")]
+    other = any(record[part][key] != source[part][key] for part, key in keys)
+    if other and record["dataset"] == source["dataset"]:
         warnings.warn(
-            "init_from: that run was trained on other images of such a data set; if some of them "
-            "are validation or test images now, the accuracy is too high",
-            stacklevel=1,
-        )
-    if same and record["training_configs"]["valid_size"] and not all(split):
-        warnings.warn(
-            "init_from: that run had another --seed or --valid-size, so it was trained on some of "
-            "what are validation images now: the validation accuracy is too high",
+            "init_from: that run had other images, another --seed or another --valid-size; if it "
+            "was trained on what are validation or test images now, their accuracy is too high",
             stacklevel=1,
         )
 
 
-def _say_what_begins(folder: Path, model, split, record: dict, taken: str | None) -> None:
-    x_train, _, x_valid, _ = split
+def _present(folder: Path, model, split, record: dict, taken: str | None) -> None:
+    """Before training: what the data set is, what the network will see of it, and what begins."""
+    x_train, y_train, x_valid, _ = split
+    names, dataset = record["class_names"], record["dataset"]
+    files.write_bytes(folder / "classes.png", plots.classes_png(x_train, y_train, names, dataset))
+    batch = model.preview_batch(x_train, y_train, record["training_configs"])
+    files.write_bytes(folder / "augmented_batch.png", plots.batch_png(*batch, names, dataset))
     print(
         f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
         f"{record['network']}: {record['parameters']:,} parameters, "
@@ -224,16 +224,6 @@ def _say_what_begins(folder: Path, model, split, record: dict, taken: str | None
     )
     if taken:
         print(taken)
-
-
-def _draw_data(folder: Path, model, split, record: dict) -> None:
-    """Before training: what the data set is, and what the network will see of it."""
-    names, dataset = record["class_names"], record["dataset"]
-    files.write_bytes(folder / "classes.png", plots.classes_png(split[0], split[1], names, dataset))
-    images, labels = model.preview_batch(split[0], split[1], record["training_configs"])
-    files.write_bytes(
-        folder / "augmented_batch.png", plots.batch_png(images, labels, names, dataset)
-    )
 
 
 def _write_history(folder: Path, history: list[dict], record: dict) -> None:
@@ -245,8 +235,6 @@ def _write_history(folder: Path, history: list[dict], record: dict) -> None:
 
 def _print_epoch(row: dict, epochs: int, seconds_left: float) -> None:
     """One line an epoch; it goes above the progress bar where there is one."""
-    from tqdm import tqdm
-
     parts = [
         f"epoch {row['epoch']}/{epochs}",
         f"learning rate {row['learning_rate']:.2e}",

@@ -130,8 +130,9 @@ def tune(
 def _draw(trial, name: str, values: Configure.Range):
     if values.choices:
         return trial.suggest_categorical(name, values.choices)
+    drawn = trial.suggest_float(name, values.low, values.high, log=values.log)
     # Three digits: what is printed is what was trained.
-    return float(f"{trial.suggest_float(name, values.low, values.high, log=values.log):.3g}")
+    return max(values.low, float(f"{drawn:.3g}"))
 
 
 def _train(trial, configs, split, num_classes: int, signals) -> float:
