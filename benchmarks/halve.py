@@ -7,24 +7,42 @@ points; ``main.py test`` then measures the run again.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
+
 from harness import CODE  # noqa: F401 - finds the package
-from machine import processor
+from machine import files, processor
+from runs.weights import WEIGHTS_FILE, save_weights
 
 SAME = 0.0002
+
+
+def as_float16(weights: bytes) -> bytes:
+    """The file of weights with each array as float16; Keras reads it into float32 variables."""
+    halved = io.BytesIO()
+    with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(halved, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                target[name] = item[()].astype(np.float16)
+            else:
+                target.require_group(name).attrs.update(item.attrs)
+
+        source.visititems(copy)
+    return halved.getvalue()
 
 
 def main(run: Path, data_dir: Path) -> None:
     """Halve the weights of the run in a folder."""
     processor.prepare_tensorflow()
-    import numpy as np
-
     import DataLoader
     from Model import Model
     from runs import record as records
-    from runs.weights import save_weights
     from verbs.test import images_of
 
     record, model = records.read_record(run), Model.load(run)
@@ -41,7 +59,11 @@ def main(run: Path, data_dir: Path) -> None:
         print(f"{split} accuracy: float32 {100 * one:.2f} %, float16 {100 * other:.2f} %")
     if max(abs(a - b) for a, b in zip(before, after, strict=True)) > SAME:
         sys.exit("error: the accuracy is another one; nothing was written")
-    records.write_record(run, record | save_weights(run, model.network, model.mean, half=True))
+    record |= save_weights(run, model.network, model.mean)
+    halved = as_float16((run / WEIGHTS_FILE).read_bytes())
+    files.write_bytes(run / WEIGHTS_FILE, halved)
+    record["weights_file_sha256"] = hashlib.sha256(halved).hexdigest()
+    records.write_record(run, record)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """runs/weights.py: weights come back to the bit, or are refused in one line."""
 
 import hashlib
+import importlib
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,6 +21,7 @@ from runs.weights import (
     weights_digest,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "layers/conv2d/vars/0"
 
 
@@ -54,18 +57,21 @@ def test_weights_come_back_to_the_bit(saved, network, other):
     assert sorted(os.listdir(folder)) == [WEIGHTS_FILE, MEAN_FILE]
 
 
-def test_weights_kept_as_float16_come_back_as_such(tmp_path):
+def test_weights_kept_as_float16_come_back_as_such(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    halve = importlib.import_module("halve")
     network, mean = resnet_v1(depth=8, width=8, seed=5), np.zeros((32, 32, 3), np.float32)
-    whole = network.get_weights()
-    save_weights(tmp_path, network, mean)
-    size = (tmp_path / WEIGHTS_FILE).stat().st_size
-    record = save_weights(tmp_path, network, mean, half=True)
-    assert size - (tmp_path / WEIGHTS_FILE).stat().st_size > 1.9 * network.count_params()
+    rounded = [array.astype(np.float16).astype(np.float32) for array in network.get_weights()]
+    network.set_weights(rounded)
+    record, path = save_weights(tmp_path, network, mean), tmp_path / WEIGHTS_FILE
+    whole = path.read_bytes()
+    path.write_bytes(halve.as_float16(whole))
+    assert len(whole) - path.stat().st_size > 1.9 * network.count_params()
     loaded = resnet_v1(depth=8, width=8, seed=6)
-    load_weights(tmp_path, loaded, record)
-    for found, array in zip(loaded.get_weights(), whole, strict=True):
+    load_weights(tmp_path, loaded, resealed(tmp_path, record))
+    for found, array in zip(loaded.get_weights(), rounded, strict=True):
         assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, array.astype(np.float16).astype(np.float32))
+        np.testing.assert_array_equal(found, array)
 
 
 def test_keras_and_numpy_read_the_files_too(saved, network):

@@ -24,14 +24,13 @@ def weights_digest(network, mean: np.ndarray) -> str:
     return sha256.hexdigest()
 
 
-def save_weights(folder: Path, network, mean: np.ndarray, half: bool = False) -> dict[str, str]:
+def save_weights(folder: Path, network, mean: np.ndarray) -> dict[str, str]:
     """Save ``model.weights.h5`` and ``pixel_mean.npy``.
 
     Args:
         folder: the run's folder.
         network: ``keras.Model``.
         mean: float32 ``[H, W, C]``.
-        half: round the network's weights to float16 first, and keep them as such.
 
     Returns:
         What run.json says of them, keys of ``runs.record.KEYS``.
@@ -40,11 +39,7 @@ def save_weights(folder: Path, network, mean: np.ndarray, half: bool = False) ->
         StorageError: a file cannot be written; the one before it is intact.
     """
     weights, image = _MemoryFile(), io.BytesIO()
-    if half:
-        network.set_weights([array.astype(np.float16) for array in network.get_weights()])
     network.save_weights(weights)
-    if half:
-        weights = _as_float16(weights)
     np.save(image, mean)
     files.write_bytes(folder / WEIGHTS_FILE, weights.getvalue())
     files.write_bytes(folder / MEAN_FILE, image.getvalue())
@@ -93,22 +88,6 @@ class _MemoryFile(io.BytesIO):
 
     def __str__(self):
         return WEIGHTS_FILE
-
-
-def _as_float16(weights: io.BytesIO) -> _MemoryFile:
-    import h5py
-
-    halved = _MemoryFile()
-    with h5py.File(weights, "r") as source, h5py.File(halved, "w") as target:
-
-        def copy(name, item):
-            if isinstance(item, h5py.Dataset):
-                target[name] = item[()].astype(np.float16)
-            else:
-                target.require_group(name).attrs.update(item.attrs)
-
-        source.visititems(copy)
-    return halved
 
 
 def _read(path: Path, sha256: str) -> io.BytesIO:
