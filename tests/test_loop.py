@@ -1,12 +1,14 @@
 """training/loop.py: stopped anywhere and gone on with, a run ends in the same bits."""
 
 import contextlib
+import io
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from tqdm import tqdm
 
 from machine.errors import DivergedError, InterruptedRunError
 from Model import Model
@@ -151,6 +153,22 @@ def test_the_first_share_of_the_epochs_trains_on_small_images():
     step = Step()
     go_on(step=step, epochs=5, small_share=0.4)
     assert step.small == [True] * 2 * STEPS + [False] * 3 * STEPS
+
+
+def test_the_progress_bar_counts_the_work(monkeypatch):
+    bars = []
+
+    def bar(**options):
+        bars.append(tqdm(**{**options, "disable": False, "file": io.StringIO(), "leave": True}))
+        return bars[-1]
+
+    monkeypatch.setattr(loop, "tqdm", bar)
+    run = MemoryRun()
+    with contextlib.suppress(InterruptedRunError):
+        go_on(run, stop=lambda step: step == 2 * STEPS, epochs=5, small_share=0.4)
+    go_on(run, epochs=5, small_share=0.4)
+    small, whole = round(2 * STEPS * 9 / 16), round(2 * STEPS * 9 / 16 + 3 * STEPS)
+    assert [(b.initial, b.n, b.total) for b in bars] == [(0, small, whole), (small, whole, whole)]
 
 
 def test_a_state_is_saved_at_the_end_of_each_epoch_and_when_it_is_due(monkeypatch):

@@ -81,9 +81,14 @@ class Training:
         progress, epochs = self._restore(), self.configs["epochs"]
         first, last = progress.step, epochs * self._steps
         began = self._clock = self._last_save = time.perf_counter()
+
+        def done(step: int) -> float:
+            """The work of the steps before, in steps on whole images."""
+            return work(step / self._steps, self.configs) * self._steps
+
         with tqdm(
-            total=last,
-            initial=first,
+            total=round(done(last)),
+            initial=round(done(first)),
             unit=" steps",
             smoothing=0,  # the time left is that of the run so far, validation and all
             leave=False,
@@ -93,7 +98,7 @@ class Training:
                 bar.set_description(f"epoch {len(progress.history) + 1}/{epochs}", refresh=False)
                 self._train_steps(progress)
                 bar.set_postfix({"loss": f"{progress.losses[-1]:.4f}"}, refresh=False)
-                bar.update(progress.step - bar.n)
+                bar.update(round(done(progress.step)) - bar.n)
                 stopping = self.stop(progress.step)
                 ended = progress.step % self._steps == 0
                 if ended:
@@ -102,12 +107,9 @@ class Training:
                 if ended or stopping or due:
                     self._save(progress, stopping)
                 if ended:
-                    passed = time.perf_counter() - began
-                    done, whole, before = (
-                        work(step / self._steps, self.configs)
-                        for step in (progress.step, last, first)
-                    )
-                    left = passed / (done - before) * (whole - done)
+                    now = done(progress.step)
+                    pace = (time.perf_counter() - began) / (now - done(first))
+                    left = pace * (done(last) - now)
                     self.on_epoch(progress.history[-1], progress.history, epochs, left)
                 if stopping and progress.step < last:
                     raise InterruptedRunError(
