@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -59,8 +60,9 @@ def main(run: Path, data_dir: Path) -> None:
         print(f"{split} accuracy: float32 {100 * one:.2f} %, float16 {100 * other:.2f} %")
     if max(abs(a - b) for a, b in zip(before, after, strict=True)) > SAME:
         sys.exit("error: the accuracy is another one; nothing was written")
-    record |= save_weights(run, model.network, model.mean)
-    halved = as_float16((run / WEIGHTS_FILE).read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        record |= save_weights(Path(folder), model.network, model.mean)
+        halved = as_float16(Path(folder, WEIGHTS_FILE).read_bytes())
     files.write_bytes(run / WEIGHTS_FILE, halved)
     record["weights_file_sha256"] = hashlib.sha256(halved).hexdigest()
     records.write_record(run, record)

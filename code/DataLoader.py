@@ -42,6 +42,7 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
         without test images of its own gives a sixth of each class, the same ones to every run.
 
     Raises:
+        UserError: an unknown data set.
         DataError: a file is missing or damaged.
         DownloadError, StorageError: see ``download.fetch``.
     """
@@ -51,6 +52,10 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
     official = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}
     if source := official.get(dataset):
         return DataSet(*cifar.load(data_dir, source, mirror), source.class_names)
+    if dataset != "folder":
+        raise UserError(
+            f"dataset: expected cifar10, cifar100, shapes or folder, found {dataset!r}; choose one"
+        )
     (x, y), test, class_names, notes = folders.read(data_dir)
     for note in notes:
         print(note, file=sys.stderr)

@@ -226,7 +226,7 @@ def random_crop(
     """
     _, height, width, channels = images.shape
     margins = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
-    padded = tf.pad(images, margins, "REFLECT" if mode == "reflect" else "CONSTANT")
+    padded = tf.pad(images, margins, {"zero": "CONSTANT", "reflect": "REFLECT"}[mode])
     # One gather of pixels, numbered through all images, is several times as fast as B slices.
     first = tf.range(tf.shape(images)[0]) * padded.shape[1] + rows
     down = first[:, None] + tf.range(height)  # [B, H]

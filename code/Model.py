@@ -147,14 +147,8 @@ class Model:
         """
         self.check_training_data(x_train, y_train, training_configs)
         self.mean, seed = ImageUtils.pixel_mean(x_train), self.configs["seed"]
-        trained, average = self.network, None
-        if training_configs["ema_decay"]:
-            with self._strategy.scope():
-                average = self._build()
-                average.set_weights(trained.get_weights())
         step = TrainStep(
-            trained,
-            average,
+            self.network,
             x_train,
             y_train,
             self.mean,
@@ -163,7 +157,6 @@ class Model:
             self._strategy,
             xla=processor.count_gpus() > 0,
         )
-        self.network = average or trained  # what is tested and saved
 
         def validate():
             if x_valid is None or len(x_valid) == 0:

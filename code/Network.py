@@ -29,7 +29,7 @@ def resnet_v1(
     ``training.layers.l2_kernels``.
 
     Args:
-        input_shape: height, width, channels; height and width multiples of 4.
+        input_shape: height, width, channels.
         depth: 6n + 2 with n >= 1, such as 8, 20, 32, 44, 56, 110.
         num_classes: logits per image, >= 2.
         width: channels of the first stack, >= 1; the next two have two and four times as many.

@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        self.exit(2, f"error: {message}; see python main.py --help\n")
+        self.exit(2, f"error: {message}; see python {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

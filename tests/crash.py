@@ -25,7 +25,7 @@ from saved import digest
 TRAIN = [
     *("train", "--preset", "quickstart", "--width", "2", "--batch-size", "16"),
     *("--valid-size", "32", "--epochs", "2", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
-    *("--ema-decay", "0.9", "--save-minutes", "0", "--optimizer", "adam"),
+    *("--save-minutes", "0", "--optimizer", "adam"),
 ]
 STEPS = 36
 KILLED = -9

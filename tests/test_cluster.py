@@ -21,7 +21,7 @@ TRAIN = [
     *("--batch-size", "16", "--epochs", "2"),
     *("--valid-size", "32", "--mixup-alpha", "0.2", "--dropout-stack2", "0.1"),
     *("--optimizer", "sgd", "--learning-rate", "0.001", "--precision", "float32"),
-    *("--l2", "0.01", "--ema-decay", "0.9", "--save-minutes", "0"),
+    *("--l2", "0.01", "--save-minutes", "0"),
 ]
 SUMMATION = 1e-4  # of weights up to 2, after 36 steps: 3e-5 was seen; another batch makes 1e-2
 

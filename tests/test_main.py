@@ -166,7 +166,9 @@ def test_test_looks_at_an_image_as_it_is_told_to(trained, tmp_path, capfd):
     views = {"test_time_flip": True, "test_time_shift": True}
     assert run("test", "--save-dir", tmp_path, "--test-time-flip", "--test-time-shift") == 0
     assert "each also with its mirror image and moved by a pixel" in capfd.readouterr().out
-    assert not (tmp_path / "test_metrics.json").exists()
+    assert [path.name for path in tmp_path.glob("test_metrics*")] == [
+        "test_metrics_flip_shift.json"
+    ]
     metrics = json.loads((tmp_path / "test_metrics_flip_shift.json").read_text())
     assert views.items() <= metrics.items()
     expected = Model.load(tmp_path, **views).evaluate(*shapes.load()[2:4]).metrics

@@ -19,6 +19,7 @@ from runs.metrics import (
     history_digest,
     measure,
     metrics_lines,
+    other_test_file,
     wilson_interval,
 )
 
@@ -139,6 +140,14 @@ def test_the_digest_of_a_history_leaves_out_the_times():
     digest = history_digest([row])
     assert history_digest([{**row, "seconds": 2.0, "images_per_second": 4.5}]) == digest
     assert history_digest([{**row, "train_loss": 0.5000000001}]) != digest
+
+
+def test_each_way_of_measuring_has_its_file():
+    plain = {"test_time_flip": False, "test_time_shift": False}
+    assert other_test_file(plain, "float32") == "test_metrics_plain.json"
+    assert other_test_file(plain, "bfloat16") == "test_metrics_bfloat16.json"
+    flip = {**plain, "test_time_flip": True}
+    assert other_test_file(flip, "bfloat16") == "test_metrics_flip_bfloat16.json"
 
 
 def test_the_shipped_predictions_are_those_that_were_measured():

@@ -111,20 +111,6 @@ def test_mixup_leaves_no_training_accuracy():
     assert history[0]["valid_loss"] is None
 
 
-def weights_of(network):
-    return np.concatenate([weights.ravel() for weights in network.get_weights()])
-
-
-def test_the_average_of_the_weights_is_what_is_tested_and_not_near_the_random_start():
-    model = Model(tiny.model_configs())
-    trained = model.network
-    start = weights_of(trained)
-    model.train(*tiny.images(200), tiny.training_configs(epochs=2, ema_decay=0.9999))
-    moved = weights_of(trained) - start
-    along = np.dot(weights_of(model.network) - start, moved) / np.dot(moved, moved)
-    assert 0.5 < along < 1  # the share of the way that the average has gone
-
-
 def test_the_preview_is_what_the_first_step_trains_on(trained):
     model, configs = trained[0], tiny.training_configs(batch_size=8)
     x, y = tiny.images()

@@ -1,6 +1,7 @@
 """runs/record.py: run.json is complete, and a difference means what its table says."""
 
 import pytest
+import tensorflow as tf
 from saved import FINISHED, RECORD, changed
 
 import Configure
@@ -16,6 +17,7 @@ from runs.record import (
     read_record,
     write_record,
 )
+from runs.shared import require_same
 
 
 def test_a_record_comes_back(tmp_path):
@@ -105,6 +107,23 @@ def test_more_epochs_extend_a_constant_rate_and_size_and_nothing_else():
         assert (differences(record, other, IDENTIFY_UNFINISHED) == []) == same
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision__used": "bfloat16"},
+        {"model_configs__precision": "float32"},
+        {"training_configs__epochs": 3},
+        {"flags": {"fresh": True}},
+    ],
+)
+def test_a_worker_must_train_as_its_chief_does(monkeypatch, changes):
+    strategy = tf.distribute.get_strategy()
+    monkeypatch.setattr("machine.cluster.in_chief", lambda strategy, _: RECORD)
+    require_same(strategy, changed(precision__reason="the processor has avx512_bf16"))
+    with pytest.raises(RunError, match=r"^expected the run of the chief, found other values"):
+        require_same(strategy, changed(**changes))
+
+
 def test_a_run_of_before_a_key_was_there_is_one_with_its_default(tmp_path):
     old = changed(FINISHED)
     del old["model_configs"]["seed"], old["training_configs"]["cutout"]
@@ -114,6 +133,14 @@ def test_a_run_of_before_a_key_was_there_is_one_with_its_default(tmp_path):
     assert differences(old, other, IDENTIFY_FINISHED) == ["cutout: was 0, is 8"]
     write_record(tmp_path, old)
     assert read_record(tmp_path) == default
+
+
+def test_a_key_that_is_gone_since_changes_nothing_if_it_was_off(tmp_path):
+    off, on = (changed(FINISHED, training_configs__gone=value) for value in (0.0, 0.5))
+    assert differences(off, FINISHED, IDENTIFY_FINISHED) == []
+    assert differences(on, FINISHED, IDENTIFY_FINISHED) == ["gone: was 0.5, is None"]
+    write_record(tmp_path, off)
+    assert read_record(tmp_path) == FINISHED
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("resnet20", 60), ("fast", 32)])

@@ -10,7 +10,7 @@ from Configure import training_configs
 from ImageUtils import draw, pixel_mean, shrink, stream_seed
 from Network import resnet_v1
 from training.layers import dropout_stream
-from training.step import TrainStep, ema_decay, epoch_order, step_seed, training_batch
+from training.step import TrainStep, epoch_order, step_seed, training_batch
 
 CLASSES, BATCH, IMAGES = 4, 6, 24
 INTEGERS = {"input_shape": (8, 8, 3), "depth": 8, "num_classes": CLASSES, "width": 2}
@@ -34,7 +34,6 @@ RANDOM = {
     "pixel_noise": 0.1,
     "cutout": 2,
     "mixup_alpha": 0.3,
-    "ema_decay": 0.9,
 }
 
 generator = np.random.default_rng(8)
@@ -49,12 +48,8 @@ class Run:
         self.configs, self.seed = configs, seed
         self.network = resnet_v1(**integers, dropout=dropout)
         self.network.set_weights(random_weights(self.network))
-        self.average = None
-        if configs["ema_decay"]:
-            self.average = resnet_v1(**INTEGERS)
-            self.average.set_weights(self.network.get_weights())
         data = X, Y, pixel_mean(X)
-        self.step = TrainStep(self.network, self.average, *data, seed, configs, xla=xla)
+        self.step = TrainStep(self.network, *data, seed, configs, xla=xla)
 
     def train(self, step, rate=1e-2):
         """Step ``step`` of epoch 0; returns mean loss and right answers."""
@@ -160,34 +155,6 @@ def test_three_steps_are_those_of_stock_pieces_with_l2_in_the_loss(overrides, ra
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=bound, err_msg=path)
 
 
-def test_the_average_follows_its_closed_form(eagerly):
-    run = Run({**PLAIN, "ema_decay": 0.2})
-    expected = [weights.astype(np.float64) for weights in run.network.get_weights()]
-    for step, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
-        run.train(step)
-        for shadow, weights in zip(expected, run.network.get_weights(), strict=True):
-            shadow += (1 - decay) * (weights - shadow)
-    for found, shadow in zip(run.average.get_weights(), expected, strict=True):
-        np.testing.assert_allclose(found, shadow, rtol=1e-5, atol=1e-6)
-
-
-def test_the_decay_of_the_average_is_warmed_up_so_that_a_short_run_forgets_its_start():
-    found = [float(ema_decay(0.9999, step)) for step in range(2 * 281)]  # two epochs
-    assert found == pytest.approx([(1 + step) / (10 + step) for step in range(2 * 281)])
-    assert np.prod(found) < 1e-6  # what is left of the random start; of 0.9999 alone 0.95
-    assert float(ema_decay(0.9999, 10**6)) == pytest.approx(0.9999, rel=1e-6)
-
-
-def test_the_average_does_not_disturb_the_training(eagerly):
-    plain, averaged = Run(PLAIN), Run({**PLAIN, "ema_decay": 0.9})
-    for step in range(2):
-        plain.train(step)
-        averaged.train(step)
-    weights = (one.network.get_weights() for one in (plain, averaged))
-    for found, expected in zip(*weights, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
 # Order and batches
 
 
@@ -283,7 +250,7 @@ def test_dropout_differs_from_step_to_step(eagerly):
 
 
 def test_xla_computes_the_same():
-    plain, compiled = (Run({**PLAIN, "ema_decay": 0.9}, xla=xla) for xla in (False, True))
+    plain, compiled = (Run(PLAIN, xla=xla) for xla in (False, True))
     found = [compiled.train(step) for step in range(3)]
     try:
         tf.config.run_functions_eagerly(True)

@@ -196,9 +196,9 @@ def test_the_page_names_values_that_are_not_those_of_the_study(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"test_time_flip": True}, "measured in one way"),
-        ({"precision": "bfloat16"}, "measured in one way"),
+        ({"test_time_flip": True}, "look at an image in one way"),
         ({"weights_sha256": "other"}, "metrics of other weights"),
+        ({"accuracy": "0.5"}, "expected what python main.py test writes"),
         ({"confusion_matrix": [[1]]}, "a confusion matrix of 1 classes"),
     ],
 )

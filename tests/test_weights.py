@@ -146,6 +146,13 @@ def test_another_mean_image_is_refused(saved, other, mean):
         load_weights(saved[0], other, resealed(saved[0], saved[2]))
 
 
+def test_a_mean_image_of_another_shape_is_refused(saved, other):
+    folder, mean, record = saved
+    np.save(folder / MEAN_FILE, mean.reshape(-1))  # the same values
+    with pytest.raises(RunError, match=r"expected the weights .*pixel_mean.npy is float32"):
+        load_weights(folder, other, resealed(folder, record))
+
+
 def test_missing_files_are_an_error(saved, other):
     (saved[0] / MEAN_FILE).unlink()
     with pytest.raises(RunError, match=r"pixel_mean\.npy: .*; run python main\.py train"):

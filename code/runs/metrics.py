@@ -151,6 +151,8 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
         rows = [len(found["confusion_matrix"]), *map(len, found["confusion_matrix"])]
         if {*rows} != {len(record["class_names"])}:
             raise ValueError(f"a confusion matrix of {rows[0]} classes")
+        numbers = (found[key] for key in ("n", "accuracy", "loss", "ece"))
+        sum((*numbers, *found["accuracy_interval"]))  # they are numbers
         if found.get("weights_sha256", record["weights_sha256"]) != record["weights_sha256"]:
             raise ValueError("metrics of other weights")
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -159,7 +161,7 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
             "it again"
         ) from error
     # One of before these keys were there.
-    return {"precision": "float32", **dict.fromkeys(Configure.TEST_TIME, False), **found}
+    return {**dict.fromkeys(Configure.TEST_TIME, False), **found}
 
 
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:

@@ -144,8 +144,12 @@ def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = Fals
 
 
 def _complete(name: str, configs: dict | None) -> dict:
-    """Add the keys that came after the run: their defaults are what was done without them."""
-    return {**getattr(Configure, name), **(configs or {})}
+    """Add the keys that came after the run: their defaults are what was done without them.
+
+    Keys that are gone since are left out if they were off.
+    """
+    known = getattr(Configure, name)
+    return {**known, **{key: v for key, v in (configs or {}).items() if v or key in known}}
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -20,24 +20,12 @@ class TensorBoard:
     Args:
         run_folder: folder of the run, with its first pictures.
         record: what the run is, see ``runs.record``.
-
-    Raises:
-        StorageError: the folder cannot be written.
     """
 
     def __init__(self, run_folder: Path, record: dict):
-        import tensorflow as tf
-
-        self._folder, self._written = run_folder / FOLDER, 0
-        with files.storing(self._folder):
-            for earlier in self._folder.glob("events.out.tfevents.*"):
-                earlier.unlink()
-            self._writer = tf.summary.create_file_writer(str(self._folder))
-            with self._writer.as_default(step=0):
-                tf.summary.text("configuration", f"```\n{json.dumps(record, indent=2)}\n```")
-                for name in FIRST_PICTURES:
-                    picture = tf.io.decode_png((run_folder / name).read_bytes(), channels=3)
-                    tf.summary.image(Path(name).stem, picture[None])
+        self._run_folder, self._record = run_folder, record
+        self._writer = None  # until there is a state: what goes before it is no run's folder
+        self._written = 0
 
     def write(self, history: list[dict]) -> None:
         """Write the epochs that are not there yet.
@@ -50,10 +38,24 @@ class TensorBoard:
         """
         import tensorflow as tf
 
-        with files.storing(self._folder), self._writer.as_default():
-            for row in history[self._written :]:
-                for name in HISTORY_COLUMNS[1:]:
-                    if row.get(name) is not None:
-                        tf.summary.scalar(name, row[name], step=row["epoch"])
+        with files.storing(self._run_folder / FOLDER):
+            self._writer = self._writer or self._begin(tf)
+            with self._writer.as_default():
+                for row in history[self._written :]:
+                    for name in HISTORY_COLUMNS[1:]:
+                        if row.get(name) is not None:
+                            tf.summary.scalar(name, row[name], step=row["epoch"])
             self._writer.flush()
         self._written = len(history)
+
+    def _begin(self, tf):
+        folder = self._run_folder / FOLDER
+        for earlier in folder.glob("events.out.tfevents.*"):
+            earlier.unlink()
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default(step=0):
+            tf.summary.text("configuration", f"```\n{json.dumps(self._record, indent=2)}\n```")
+            for name in FIRST_PICTURES:
+                picture = tf.io.decode_png((self._run_folder / name).read_bytes(), channels=3)
+                tf.summary.image(Path(name).stem, picture[None])
+        return writer

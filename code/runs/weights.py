@@ -69,6 +69,8 @@ def load_weights(folder: Path, network, record: dict) -> np.ndarray:
     image = _read(folder / MEAN_FILE, record["mean_file_sha256"])
     try:
         mean = np.load(image, allow_pickle=False)
+        if mean.shape != network.input_shape[1:] or mean.dtype != np.float32:
+            raise ValueError(f"{MEAN_FILE} is {mean.dtype} {mean.shape}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of what does not fit; the digest says it
             network.load_weights(weights)

@@ -25,8 +25,8 @@ def read(data_dir: Path) -> tuple[Part, Part | None, tuple[str, ...], list[str]]
         kind of change to the pictures.
 
     Raises:
-        DataError: fewer than two classes, names that differ only in case, other classes in test
-            than in train, an empty class, or a file that is no sound picture.
+        DataError: fewer than two classes, other classes in test than in train, an empty class, or
+            a file that is no sound picture.
     """
     divided = all(os.path.isdir(data_dir / part) for part in ("train", "test"))
     folders = [data_dir / "train", data_dir / "test"] if divided else [data_dir]

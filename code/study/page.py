@@ -32,7 +32,7 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
     epochs = _all(rows, "epochs")
     parts.append(
         f"Data: {results['dataset']}, {results['test_images']} test images{views(results['how'])}, "
-        f"measured at the last epoch of a run in {results['how']['precision']}. Accuracy is top-1, "
+        "measured at the last epoch of a run in float32. Accuracy is top-1, "
         "in percent: the mean over the seeds, ± the standard deviation, and each seed's own; for "
         "one seed, Wilson's 95 % interval."
     )

@@ -15,7 +15,6 @@ from runs.metrics import HISTORY_FILE, TEST_FILE, read_test_metrics, wilson_inte
 from runs.record import RECORD_FILE, read_record
 
 TRAIN_FILE = "train_metrics.json"
-HOW = ("precision", *Configure.TEST_TIME)
 NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
@@ -88,13 +87,12 @@ def tabulate(name: str, study: Study, runs: dict[str, list[dict]], expected: int
             "expected runs that were measured on the same test images, found different ones "
             f"(data: {', '.join(names)}); name runs on one data set"
         )
-    ways = {tuple(run["test"][key] for key in HOW) for run in found}
-    how = [dict(zip(HOW, values, strict=True)) for values in sorted(ways)]
+    ways = {tuple(run["test"][key] for key in Configure.TEST_TIME) for run in found}
+    how = [dict(zip(Configure.TEST_TIME, values, strict=True)) for values in sorted(ways)]
     if len(how) > 1:
-        ways = "; ".join(map(str, how))
         raise RunError(
-            f"expected runs that were measured in one way, found {ways}; run python main.py test "
-            "on each with the same flags"
+            "expected runs that look at an image in one way, found "
+            f"{'; '.join(map(str, how))}; name runs that were trained with the same of these keys"
         )
     changed = {
         line

@@ -41,12 +41,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _move(self, average, value):
-        assign(average, average * self.momentum + value * (1.0 - self.momentum))
-
-
-def assign(variable: keras.Variable, value: tf.Tensor) -> None:
-    """Give this replica's copy of a variable a value that every replica computes alike."""
-    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+        """Move this replica's copy of an average; every replica computes the same value."""
+        moved = average * self.momentum + value * (1.0 - self.momentum)
+        tf.raw_ops.AssignVariableOp(resource=average.value.handle, value=moved)
 
 
 def _normalize(inputs, gamma, beta, mean, variance, epsilon):

@@ -50,25 +50,20 @@ class Progress:
 class Training:
     """Runs a ``TrainStep`` over epochs, saves, and stops when it is told to: see ``Model.train``.
 
-    Args:
-        images: number of training images.
-        seed: of the order of the images.
-        validate: gives the validation loss and accuracy, or None for each.
-        folder: a ``SharedRun`` to save to and go on from, or None.
-        stop: see ``Model.train``; all workers must hear it together.
-        bar: show a progress bar of the whole run if there is a terminal.
+    ``validate`` gives the validation loss and accuracy, or None for each; ``folder`` is a
+    ``SharedRun`` or None; all workers must hear ``stop`` together.
     """
 
     step: TrainStep
-    images: int
-    seed: int
+    images: int  # number of training images
+    seed: int  # of their order
     configs: dict
     validate: Callable[[], tuple[float | None, float | None]]
     folder: Any
     save_seconds: float
     stop: Callable[[int], bool]
     on_epoch: Callable[[dict, list[dict], int, float], None]
-    bar: bool
+    bar: bool  # show the progress of the whole run if there is a terminal
 
     def __post_init__(self):
         images_per_call = IMAGES_PER_CALL * (GPU_SPEEDUP if processor.count_gpus() else 1)
@@ -89,7 +84,7 @@ class Training:
         with tqdm(
             total=round(done(last)),
             initial=round(done(first)),
-            unit=" steps",
+            unit=" full-size steps" if small_epochs(self.configs) else " steps",
             smoothing=0,  # the time left is that of the run so far, validation and all
             leave=False,
             disable=None if self.bar else True,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ImageUtils import Draws, augment, draw, normalize, shrink, stream_seed
-from training.layers import assign, dropout_stream, l2_kernels, updated_variables
+from training.layers import dropout_stream, l2_kernels, updated_variables
 from training.optimizers import Optimizer
 
 
@@ -22,20 +22,6 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
 def step_seed(seed: int, step: tf.Tensor | int) -> tf.Tensor:
     """Return the seed of one step, int64 ``[2]``."""
     return tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
-
-
-def ema_decay(decay: float, step: tf.Tensor | int) -> tf.Tensor:
-    """Return the decay of the weights' average in one step, float32 scalar.
-
-    It is warmed up as in ``tf.train.ExponentialMovingAverage``: with the full decay from the start
-    a short run would end with an average that is mostly the random initial weights.
-
-    Args:
-        decay: the highest, 0..1.
-        step: completed steps of the whole run.
-    """
-    step = tf.cast(step, tf.float32)
-    return tf.minimum(tf.constant(decay, tf.float32), (1.0 + step) / (10.0 + step))
 
 
 def training_batch(
@@ -77,7 +63,6 @@ class TrainStep:
 
     Args:
         network: images to logits, made in the strategy's scope.
-        average: a network whose weights follow those of ``network``, made in the scope, or None.
         images: uint8 ``[N, H, W, C]``.
         labels: int32 ``[N]``.
         mean: float32 ``[H, W, C]``.
@@ -94,7 +79,6 @@ class TrainStep:
     def __init__(
         self,
         network: keras.Model,
-        average: keras.Model | None,
         images: np.ndarray,
         labels: np.ndarray,
         mean: np.ndarray,
@@ -103,8 +87,7 @@ class TrainStep:
         strategy: tf.distribute.Strategy | None = None,
         xla: bool = False,
     ):
-        self._network, self._average = network, average
-        self._seed, self._configs = seed, configs
+        self._network, self._seed, self._configs = network, seed, configs
         self._strategy = strategy or tf.distribute.get_strategy()
         self._replicas = self._strategy.num_replicas_in_sync
         self._trained = [variable.value for variable in updated_variables(network)]
@@ -114,7 +97,6 @@ class TrainStep:
         groups = {
             "network": [variable.value for variable in network.weights],
             "optimizer": self._optimizer.variables,
-            "average": [variable.value for variable in average.weights] if average else [],
         }
         self.variables = {
             f"{group}/{number}": variable
@@ -226,8 +208,6 @@ class TrainStep:
         right = tf.math.count_nonzero(right, dtype=tf.float32)
         *gradients, loss, right = self._sum_over_replicas([*gradients, loss, right])
         self._optimizer.apply(self._with_l2(gradients), rate, step)
-        if self._average is not None:
-            self._move_average(step)
         return loss, right
 
     def _sum_over_replicas(self, tensors):
@@ -247,12 +227,6 @@ class TrainStep:
             gradient + factor * variable if id(variable) in self._decayed else gradient
             for variable, gradient in zip(self._trained, gradients, strict=True)
         ]
-
-    def _move_average(self, step):
-        share = 1.0 - ema_decay(self._configs["ema_decay"], step)
-        for shadow, variable in zip(self._average.weights, self._network.weights, strict=True):
-            before = tf.convert_to_tensor(shadow)
-            assign(shadow, before - share * (before - tf.convert_to_tensor(variable)))
 
 
 def check_batch_size(batch_size: int, replicas: int) -> None:

@@ -62,8 +62,8 @@ def compare(*, runs: list[Path], output: Path) -> None:
     study = Configure.Study("Finished runs beside each other.", tuple(rows), epochs=0)
     results = tables.tabulate("compare", study, found, len(set(runs)))
     write_results(output, results)
-    how = f"{results['how']['precision']}{views(results['how'])}"
-    print(f"{results['test_images']:,} test images of {results['dataset']}, measured in {how}")
+    images = f"{results['test_images']:,} test images of {results['dataset']}"
+    print(f"{images}, measured in float32{views(results['how'])}")
     for row in results["rows"]:
         seeds = ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"])
         print(f"{row['name']}: {100 * row['accuracy']:.2f} % ({seeds})  {row['text']}")

@@ -89,7 +89,7 @@ def test(
     if precision != "float32" or any(views[key] != record["model_configs"][key] for key in views):
         path = save_dir / metrics.other_test_file(views, precision)
         files.write_json(path, measured)
-        print(f"\nmetrics: {path}; those of the run itself stay as they are")
+        print(f"\nmetrics: {path}; {metrics.TEST_FILE} is not changed")
         return
     files.write_json(save_dir / metrics.TEST_FILE, measured)
     title = name + metrics.views(views)
