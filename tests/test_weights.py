@@ -1,15 +1,14 @@
 """runs/weights.py: weights come back to the bit, or are refused in one line."""
 
 import hashlib
-import importlib
 import os
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from tiny import file_limit
 
+import halve
 from machine.errors import RunError, StorageError
 from Network import resnet_v1
 from runs.record import read_record
@@ -21,7 +20,6 @@ from runs.weights import (
     weights_digest,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 KERNEL = "layers/conv2d/vars/0"
 
 
@@ -57,9 +55,7 @@ def test_weights_come_back_to_the_bit(saved, network, other):
     assert sorted(os.listdir(folder)) == [WEIGHTS_FILE, MEAN_FILE]
 
 
-def test_weights_kept_as_float16_come_back_as_such(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    halve = importlib.import_module("halve")
+def test_weights_kept_as_float16_come_back_as_such(tmp_path):
     network, mean = resnet_v1(depth=8, width=8, seed=5), np.zeros((32, 32, 3), np.float32)
     rounded = [array.astype(np.float16).astype(np.float32) for array in network.get_weights()]
     network.set_weights(rounded)
