@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -12,18 +13,29 @@ from machine.processor import choose_kernels
 choose_kernels()  # as main.py does: bits are compared across processes
 # Nothing of the machine takes part: no GPU, no cluster, and no job that the tests are run in.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# Nor any data set or setting of Keras but a test's own: nothing real is trained by mistake.
+KERAS = tempfile.TemporaryDirectory(prefix="keras-")
+os.environ["KERAS_HOME"] = KERAS.name
 for name in [name for name in os.environ if name == "TF_CONFIG" or name.startswith("SLURM")]:
     del os.environ[name]
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_cache_of_keras(tmp_path_factory):
-    """No data set but a test's own, so that nothing real is trained by mistake."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield
+class _Hostile:
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.fixture
+def hostile(tmp_path_factory):
+    """An object whose pickle leaves a mark where it is read, which must not happen."""
+    mark = tmp_path_factory.mktemp("hostile") / "mark"
+    yield _Hostile(mark)
+    assert not mark.exists()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """sources/arrays.py: each array of images and labels is read as it was stored, or refused."""
 
-import os
 import tracemalloc
 import warnings
 
@@ -178,7 +177,6 @@ def test_dark_integers_are_pixels(tmp_path):
 @pytest.mark.parametrize(
     "array, found",
     [
-        (np.array([os.system], object), ""),
         (np.zeros((2, 3072), bool), "bool"),
         (np.zeros((2, 3072), complex), "complex128"),
         (np.zeros((2, 3072), "S1"), r"\|S1"),
@@ -213,6 +211,13 @@ def test_a_file_that_is_no_npy_is_refused(tmp_path):
             DataLoader.load_testing_images(tmp_path / "images.npy")
 
 
+def test_arrays_are_not_unpickled(tmp_path, hostile):
+    path = save(tmp_path, np.array([hostile], object))
+    for read in (DataLoader.load_testing_images, lambda path: DataLoader.load_labels(path, 1, 10)):
+        with pytest.raises(DataError, match=r"images\.npy: expected"):
+            read(path)
+
+
 # Labels
 
 
@@ -233,7 +238,6 @@ def test_labels_are_read(tmp_path, dtype, shape):
         (np.array([0.0, 1, 2, 3]), "float64"),
         (np.eye(4, dtype=int), r"\(4, 4\)"),
         (np.array(["cat", "dog", "cat", "cat"]), "<U3"),
-        (np.array([0, 1, 2, None]), ""),
     ],
 )
 def test_other_labels_are_refused(tmp_path, labels, found):

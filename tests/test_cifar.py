@@ -105,6 +105,14 @@ def test_the_official_names_are_10_and_100_in_alphabetical_order():
         assert list(each.class_names) == sorted(each.class_names)
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_each_name_is_its_own_official_data_set(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(cifar, "load", lambda folder, source, mirror: [source, folder, mirror, 0])
+    source = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}[name]
+    found = DataLoader.load_data(tmp_path, name, "mirror")
+    assert found == (source, tmp_path, "mirror", 0, source.class_names)
+
+
 # What is not official
 
 
@@ -127,31 +135,20 @@ def test_other_bytes_under_a_batch_s_name_are_refused_by_path(tmp_path, content)
     assert "\n" not in str(error.value)
 
 
-class Hostile:
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
-
-
 @pytest.mark.parametrize("wrapping", ["folder", "tar"])
-def test_a_hostile_pickle_is_never_unpickled(tmp_path, wrapping):
-    marker = tmp_path / "marker"
-    hostile = pickle.dumps(Hostile(os.system, f"touch {marker}"))
-    files = FILES | {"data_batch_1": hostile}
+def test_a_hostile_pickle_is_never_unpickled(tmp_path, wrapping, hostile):
+    files = FILES | {"data_batch_1": pickle.dumps(hostile)}
     write(tmp_path, {"x.tar": archive(files, "w:")} if wrapping == "tar" else files)
     if wrapping == "tar":
         (tmp_path / "test_batch").write_bytes(FILES["test_batch"])
-    with pytest.raises(DataError, match="data_batch_1"):
+    with pytest.raises(DataError, match="expected data_batch_1 of MD5"):
         cifar.load(tmp_path, SOURCE)
-    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     "content, name",
     [
-        (pickle.dumps(Hostile(os.system, "false")), "system"),
+        (pickle.dumps(os.system), "system"),
         (b"cbuiltins\neval\n.", "eval"),
         (b"cnumpy\nload\n.", "load"),
         (b"\x80\x04\x8c\x05numpy\x8c\x0adtype.type\x93.", "dtype"),

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -69,19 +68,6 @@ def test_handlers_are_put_back(handlers):
     with console.Signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_another_thread_trains_without_handlers():
-    found = []
-
-    def work():
-        with console.Signals() as signals:
-            found.append(signals.received())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [False]
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

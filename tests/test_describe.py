@@ -16,10 +16,12 @@ def test_multiply_adds():
     assert multiply_adds(resnet_v1(depth=8, width=1)) == sum(stacks) + 4 * 10
 
 
-@pytest.mark.parametrize("depth", [8, 32])
-def test_a_picture_of_any_depth(depth):
-    picture = network_png(resnet_v1(depth=depth, width=1, dropout=(0.1, 0.0)))
-    assert picture.startswith(b"\x89PNG")
+@pytest.mark.parametrize(("depth", "block"), [(14, "block 2"), (32, "2 to 5 (× 4)")])
+def test_the_picture_has_every_block(depth, block, figure_of):
+    network = resnet_v1(depth=depth, width=1, dropout=(0.1, 0.0))
+    texts = [text.get_text() for text in figure_of(network_png, network).axes[0].texts]
+    assert texts.count("block 1") == texts.count(block) == 3
+    assert texts.count("dropout 10 %") == texts.count("no dropout") == 1
 
 
 def test_describe_prints_the_size(tmp_path, capsys):

@@ -56,16 +56,6 @@ def test_a_link_keeps_pointing_and_its_target_gets_the_content(tmp_path):
         assert link.is_symlink() and target.read_bytes() == data
 
 
-def test_a_pipe_is_written_into(tmp_path):
-    path, heard = tmp_path / "pipe", []
-    os.mkfifo(path)
-    reader = threading.Thread(target=lambda: heard.append(path.read_bytes()))
-    reader.start()
-    files.write_bytes(path, b"through the pipe")
-    reader.join(30)
-    assert heard == [b"through the pipe"] and stat.S_ISFIFO(path.stat().st_mode)
-
-
 def test_a_pipe_whose_reader_goes_is_an_error(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)

@@ -67,6 +67,10 @@ def test_a_run_survives_a_stop_to_the_bit(monkeypatch):
         "precision": "bfloat16",
         "crop_mode": "reflect",
         "shift": 0.1,
+        "rotation": 10.0,
+        "colour_jitter": 0.1,
+        "pca_jitter": 0.1,
+        "pixel_noise": 0.1,
         "cutout": 8,
         "label_smoothing": 0.1,
         "small_share": 0.5,
@@ -139,14 +143,6 @@ def test_steps_that_share_a_call_give_the_bits_of_steps_that_do_not(monkeypatch,
         monkeypatch.setattr(loop, "IMAGES_PER_CALL", images)
         assert go_on(stop=lambda step: bool(calls.append(step))) == whole
     assert calls == [3, 5, 8, 10, 5, 10]
-
-
-def test_a_run_goes_on_with_other_calls_than_it_began_with(monkeypatch, whole):
-    run = MemoryRun()
-    with pytest.raises(InterruptedRunError, match="saved after step 1;"):
-        go_on(run, stop=lambda step: True)
-    monkeypatch.setattr(loop, "IMAGES_PER_CALL", 24)
-    assert go_on(run) == whole
 
 
 def test_the_first_share_of_the_epochs_trains_on_small_images():

@@ -131,7 +131,9 @@ def run(*arguments):
 
 
 def test_a_run_leaves_its_record_and_its_pictures(trained):
-    assert {path.name for path in trained.iterdir()} == FILES
+    written_by_test = {"test_metrics.json", "valid_metrics.json", "train_metrics.json"}
+    written_by_test |= {"confusion_matrix.png", "mistakes.png"}
+    assert {path.name for path in trained.iterdir()} - written_by_test == FILES
     record = json.loads((trained / "run.json").read_text())
     assert record["dataset"] == "shapes"
     assert record["training_configs"]["epochs"] == 2
@@ -164,21 +166,28 @@ def test_test_looks_at_an_image_as_it_is_told_to(trained, tmp_path, capfd):
     for name in ("run.json", "model.weights.h5", "pixel_mean.npy"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     views = {"test_time_flip": True, "test_time_shift": True}
-    assert run("test", "--save-dir", tmp_path, "--test-time-flip", "--test-time-shift") == 0
-    assert "each also with its mirror image and moved by a pixel" in capfd.readouterr().out
-    assert [path.name for path in tmp_path.glob("test_metrics*")] == [
-        "test_metrics_flip_shift.json"
-    ]
-    metrics = json.loads((tmp_path / "test_metrics_flip_shift.json").read_text())
+    flags = ("--precision", "bfloat16", "--test-time-flip", "--test-time-shift")
+    assert run("test", "--save-dir", tmp_path, *flags) == 0
+    assert (
+        "bfloat16, each also with its mirror image and moved by a pixel" in capfd.readouterr().out
+    )
+    (path,) = tmp_path.glob("test_metrics*")
+    assert path.name == "test_metrics_flip_shift_bfloat16.json"
+    metrics = json.loads(path.read_text())
     assert views.items() <= metrics.items()
-    expected = Model.load(tmp_path, **views).evaluate(*shapes.load()[2:4]).metrics
-    assert expected["loss"] == metrics["loss"]
-    assert expected["loss"] != Model.load(tmp_path).evaluate(*shapes.load()[2:4]).metrics["loss"]
+    expected = Model.load(tmp_path, "bfloat16", **views).evaluate(*shapes.load()[2:4])
+    assert expected.metrics["loss"] == metrics["loss"]
+    x, y = shapes.load()[2:4]
+    np.save(tmp_path / "images.npy", x)
+    files = ("--input", tmp_path / "images.npy", "--output", tmp_path / "predictions.npy")
+    assert run("predict", "--save-dir", tmp_path, *files, *flags) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy"), expected.probabilities)
+    for other in (("float32", True, True), ("bfloat16", False, True), ("bfloat16", True, False)):
+        assert Model.load(tmp_path, *other).evaluate(x, y).metrics["loss"] != metrics["loss"]
 
 
 def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, capfd, fails):
     record = json.loads((trained / "run.json").read_text())
-    before = {path.name: path.read_bytes() for path in trained.iterdir()}
     valid = record["training_configs"]["valid_size"]
     for split, images in (("valid", valid), ("train", len(shapes.load()[0]) - valid)):
         assert run("test", "--save-dir", trained, "--split", split) == 0
@@ -188,7 +197,7 @@ def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, cap
         if split == "valid":
             expected = 100 * record["last_epoch"]["valid_accuracy"]
             assert f"top-1 accuracy  {expected:.2f} %" in out
-    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+        assert json.loads((trained / f"{split}_metrics.json").read_text())["n"] == images
     files = ("--input", "a.npy", "--labels", "b.npy")
     code, line = fails("test", "--save-dir", trained, "--split", "valid", *files)
     assert (code, line) == (2, "split: expected no --input with it, found a.npy; give one of them")
@@ -365,7 +374,8 @@ def test_help_imports_neither_tensorflow_nor_numpy():
         default = key.default
         if isinstance(default, bool):
             default = "on" if default else "off"
-        assert re.search(rf"{flag}\b(?s:.*?)default\s+{re.escape(str(default))}\]", done.stdout)
+        text = rf"^ +{flag}\b(?:(?!\n +--)(?s:.))*?default\s+{re.escape(str(default))}\]"
+        assert re.search(text, done.stdout, re.M), flag
 
 
 @pytest.mark.parametrize(

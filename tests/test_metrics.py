@@ -18,8 +18,8 @@ from runs.metrics import (
     history_csv,
     history_digest,
     measure,
+    metrics_file,
     metrics_lines,
-    other_test_file,
     wilson_interval,
 )
 
@@ -51,12 +51,6 @@ def test_calibration_error_by_hand():
 def test_labels_of_any_integer_type_are_counted(kind):
     y = np.arange(100)
     assert confusion_matrix(y.astype(kind), y, 100).tolist() == np.eye(100).tolist()
-
-
-def test_confusion_matrix_has_true_classes_in_rows():
-    matrix = confusion_matrix(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 0]), 3)
-    assert matrix.dtype == np.int64
-    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 0]]
 
 
 def test_the_bins_of_a_reliability_diagram():
@@ -143,11 +137,22 @@ def test_the_digest_of_a_history_leaves_out_the_times():
 
 
 def test_each_way_of_measuring_has_its_file():
-    plain = {"test_time_flip": False, "test_time_shift": False}
-    assert other_test_file(plain, "float32") == "test_metrics_plain.json"
-    assert other_test_file(plain, "bfloat16") == "test_metrics_bfloat16.json"
-    flip = {**plain, "test_time_flip": True}
-    assert other_test_file(flip, "bfloat16") == "test_metrics_flip_bfloat16.json"
+    own = {"test_time_flip": False, "test_time_shift": False}
+    plain, flip = {**own, "precision": "float32"}, {"test_time_flip": True}
+    names = [
+        metrics_file("test", plain, own),
+        metrics_file("valid", {**plain, **flip}, own),
+        metrics_file("train", {**plain, **flip}, {**own, **flip}),
+        metrics_file("test", plain, {**own, **flip}),
+        metrics_file("test", {**plain, **flip, "precision": "bfloat16"}, {**own, **flip}),
+    ]
+    assert names == [
+        "test_metrics.json",
+        "valid_metrics_flip.json",
+        "train_metrics.json",
+        "test_metrics_plain.json",
+        "test_metrics_flip_bfloat16.json",
+    ]
 
 
 def test_the_shipped_predictions_are_those_that_were_measured():

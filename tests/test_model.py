@@ -154,8 +154,3 @@ def test_images_of_another_kind_are_refused_with_the_remedy(trained, x, found):
 def test_labels_that_do_not_fit_are_refused(trained, y, message):
     with pytest.raises(ValueError, match=message):
         trained[0].train(tiny.images()[0], y, tiny.training_configs())
-
-
-def test_a_batch_larger_than_the_data_is_refused(trained):
-    with pytest.raises(ValueError, match=r"batch_size: expected at most 44, .*, found 64"):
-        trained[0].train(*tiny.images(), tiny.training_configs(batch_size=64))

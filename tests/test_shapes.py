@@ -49,12 +49,6 @@ def test_the_generator_decides_every_picture():
     assert (draw(labels, 3) != draw(labels, 4)).any(axis=(1, 2, 3)).all()
 
 
-def test_drawing_does_not_touch_the_global_generator():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 - the legacy state is what is protected
-    draw(np.arange(10), 0)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-
-
 def difference(label, other, count, seed):
     """Where pictures of the same draws change with the label: bool [count, 32, 32]."""
     one, two = (draw(np.full(count, which), seed) for which in (label, other))

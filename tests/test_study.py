@@ -174,8 +174,8 @@ def test_a_signal_to_all_processes_is_no_failure_of_a_run(tmp_path, monkeypatch)
     monkeypatch.setenv("DEAF", "1")
     (parent,) = start(tmp_path)
     parent.wait_for(lambda: starts(tmp_path))
-    os.kill(starts(tmp_path)[0]["process"], signal.SIGTERM)
     parent.send(signal.SIGTERM)
+    os.kill(starts(tmp_path)[0]["process"], signal.SIGTERM)
     parent.finish(75)
     assert len(starts(tmp_path)) == 1 and results(tmp_path)["failed"] == {}
 
@@ -284,12 +284,16 @@ def test_a_run_that_has_seen_the_test_images_is_refused(tmp_path):
             refuse(**where)
 
 
-def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data):
+def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data, capsys):
     row = "noise40_mixup0"
     study(name="noise", save_dir=tmp_path, data_dir=tmp_path, overrides=TINY, only=row, seed=3)
     train = json.loads((tmp_path / f"{row}-3" / "train_metrics.json").read_text())
     assert train["n"] == 80 and train["false_labels"] == 32
     assert 0 <= train["memorized"] <= 1 and (32 * train["memorized"]).is_integer()
+    assert (
+        f"memorized       {100 * train['memorized']:.2f} % of 32 false labels"
+        in capsys.readouterr().out
+    )
 
 
 def test_real_runs_of_two_processes_of_which_one_diverges_and_one_is_killed(tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ HISTORY_COLUMNS = (
     *("valid_loss", "valid_accuracy", "seconds", "images_per_second"),
 )
 HISTORY_FILE = "history.csv"
-TEST_FILE = "test_metrics.json"  # what `measure` found on the test images
+# What `measure` found on the test images and on those trained on; see `metrics_file`.
+TEST_FILE, TRAIN_FILE = "test_metrics.json", "train_metrics.json"
 TIME_COLUMNS = ("seconds", "images_per_second")
 
 
@@ -123,11 +124,23 @@ def views(values: dict) -> str:
     return f", each also {' and '.join(words)}" if words else ""
 
 
-def other_test_file(values: dict, precision: str) -> str:
-    """Name of the file of test metrics of a run that was measured in another way than its own."""
-    words = ["flip"] * values["test_time_flip"] + ["shift"] * values["test_time_shift"]
-    words += [precision] * (precision != "float32")
-    return f"test_metrics_{'_'.join(words) or 'plain'}.json"
+def metrics_file(split: str, how: dict, configs: dict) -> str:
+    """Name of the file of what `measure` found, in the folder of the run.
+
+    Args:
+        split: of ``Configure.SPLITS``.
+        how: the keys "precision" and ``Configure.TEST_TIME`` of the measurement.
+        configs: ``model_configs`` of the run. What was measured with other values than its own, or
+            not in float32, has a file of its own.
+    """
+    words = ["flip"] * how["test_time_flip"] + ["shift"] * how["test_time_shift"]
+    words += [how["precision"]] * (how["precision"] != "float32")
+    own = all(how[key] == configs[key] for key in Configure.TEST_TIME)
+    if own and how["precision"] == "float32":
+        words = []
+    elif not words:
+        words = ["plain"]
+    return f"{'_'.join([split, 'metrics', *words])}.json"
 
 
 def read_test_metrics(folder: Path, record: dict) -> dict | None:
@@ -165,7 +178,7 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
 
 
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:
-    """The metrics of ``measure``, with their "dataset", as lines: the classes are a table."""
+    """What ``main.py test`` writes of images as lines: the classes are a table."""
     accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     table = {
         "data set": metrics["dataset"],
@@ -174,6 +187,9 @@ def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:
         "loss": f"{metrics['loss']:.4f} (mean negative log likelihood)",
         "ECE": f"{metrics['ece']:.4f} (expected calibration error, {ECE_BINS} bins)",
     }
+    if metrics.get("false_labels"):
+        share, count = 100 * metrics["memorized"], metrics["false_labels"]
+        table["memorized"] = f"{share:.2f} % of {count} false labels"
     width = max(map(len, [*table, *class_names]))
     lines = [f"{key:<{width}}  {value}" for key, value in table.items()]
     lines += ["", f"{'class':<{width}}  images  accuracy"]

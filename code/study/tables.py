@@ -11,10 +11,15 @@ from pathlib import Path
 import Configure
 from Configure import Row, Study
 from machine.errors import RunError
-from runs.metrics import HISTORY_FILE, TEST_FILE, read_test_metrics, wilson_interval
+from runs.metrics import (
+    HISTORY_FILE,
+    TEST_FILE,
+    TRAIN_FILE,
+    read_test_metrics,
+    wilson_interval,
+)
 from runs.record import RECORD_FILE, read_record
 
-TRAIN_FILE = "train_metrics.json"
 NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.

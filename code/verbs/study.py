@@ -27,7 +27,7 @@ from runs.metrics import HISTORY_FILE, TEST_FILE
 from runs.record import RECORD_FILE, differences, read_record
 from study import tables
 from study.write import PAGE_FILE, require_own, write_numbers, write_results
-from verbs.test import images_of, test
+from verbs.test import test
 from verbs.train import data_digests, train, training_data
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
@@ -293,25 +293,14 @@ def _run(grid, task: _Task, data_dir: Path, mirror: str | None, overrides: dict)
             strategy="one",
             include_test=task.row.leak,
         )
-    test(
-        save_dir=task.folder,
-        data_dir=data_dir,
-        mirror=mirror,
-        seen_test_images=task.row.leak,
-    )
-    from Model import Model
-
-    record = read_record(task.folder)
-    data = DataLoader.load_data(data_dir, configs["dataset"], mirror)
-    x, y = images_of(task.folder, record, data, "train")
-    measured, probabilities = Model.load(task.folder).evaluate(x, y)
-    if configs["label_noise"]:
-        trained = training_data(data, task.seed, configs, task.row.leak)[1]
-        false = trained != y
-        measured["false_labels"] = int(false.sum())
-        measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
-    measured = {"weights_sha256": record["weights_sha256"], **measured}
-    files.write_json(task.folder / tables.TRAIN_FILE, measured)
+    for split in ("test", "train"):
+        test(
+            save_dir=task.folder,
+            data_dir=data_dir,
+            mirror=mirror,
+            split=split,
+            seen_test_images=task.row.leak,
+        )
 
 
 def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:

@@ -29,20 +29,20 @@ def test(
 ) -> None:
     """Measure a finished run on the public test images of its data set, or on other images.
 
+    The results are printed, and written into the run's folder: see ``metrics.metrics_file``.
+
     Args:
         save_dir: folder of the run.
         data_dir: folder of the data.
         mirror: address to download CIFAR-10 or CIFAR-100 from.
         images: labelled images of one's own, see ``DataLoader.load_testing_images``; the results
-            are printed, and the run's own files stay as they are.
+            are only printed.
         labels: their labels, integers ``[N]`` in a .npy file.
         split: of ``Configure.SPLITS``; the validation images are for choosing, and on those that
-            it was trained on a run is better. Of both the results are printed, and the run's own
-            files stay as they are.
+            it was trained on a run is better.
         layout: of the images, see ``DataLoader.load_testing_images``.
         precision: "float32" or "bfloat16".
-        test_time_flip: see Configure.py; None for what the run was configured to. What is measured
-            in another way than that, or not in float32, has a file of its own in the run's folder.
+        test_time_flip: see Configure.py; None for what the run was configured to.
         test_time_shift: likewise.
         seen_test_images: take a run that was trained on the test images, too.
 
@@ -57,11 +57,10 @@ def test(
         raise UserError("expected --input and --labels together, found one of them; give both")
     if images is not None and split != "test":
         raise UserError(f"split: expected no --input with it, found {images}; give one of them")
-    own = images is None and split == "test"
     if images is None:
         data = DataLoader.load_data(data_dir, name, mirror)
         x, y = images_of(save_dir, record, data, split)
-        if not own:
+        if split != "test":
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
@@ -78,26 +77,31 @@ def test(
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
+    if split == "train":
+        trained = _training_data(record, data)[1]
+        false = trained != y
+        if false.any():
+            measured["false_labels"] = int(false.sum())
+            measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
     print(
         f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
         f"{metrics.views(views)}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
-    if not own:
+    if images is not None:
         return
     # After the lines: they are all that comes out of a folder that may only be read.
-    if precision != "float32" or any(views[key] != record["model_configs"][key] for key in views):
-        path = save_dir / metrics.other_test_file(views, precision)
-        files.write_json(path, measured)
-        print(f"\nmetrics: {path}; {metrics.TEST_FILE} is not changed")
+    path = save_dir / metrics.metrics_file(split, measured, record["model_configs"])
+    files.write_json(path, measured)
+    print(f"\nmetrics: {path}")
+    if path.name != metrics.TEST_FILE:
         return
-    files.write_json(save_dir / metrics.TEST_FILE, measured)
     title = name + metrics.views(views)
     matrix, mistakes = save_dir / "confusion_matrix.png", save_dir / "mistakes.png"
     shown = {**measured, "dataset": title}
     files.write_bytes(matrix, plots.confusion_matrix_png(shown, class_names))
     files.write_bytes(mistakes, plots.mistakes_png(x, y, probabilities, class_names, title))
-    print(f"\npictures: {matrix}, {mistakes}")
+    print(f"pictures: {matrix}, {mistakes}")
 
 
 def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str) -> tuple:
@@ -122,10 +126,15 @@ def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str
         )
     if split == "test":
         return x, y
-    configs = {**record["training_configs"], "label_noise": 0.0}
-    leaked = records.trained_on_test(record)
-    parts = training_data(data, record["model_configs"]["seed"], configs, leaked)
+    parts = _training_data(record, data, label_noise=0.0)
     x, y = parts[:2] if split == "train" else parts[2:]
     if not len(x):
         raise RunError(f"{save_dir}: expected a run with validation images, found none held out")
     return x, y
+
+
+def _training_data(record: dict, data: DataLoader.DataSet, **overrides) -> tuple:
+    """What ``training_data`` gave the run, or with other values for keys of its configuration."""
+    configs = {**record["training_configs"], **overrides}
+    leaked = records.trained_on_test(record)
+    return training_data(data, record["model_configs"]["seed"], configs, leaked)
