@@ -52,13 +52,11 @@ MODEL_KEYS = {
 TEST_TIME = ("test_time_flip", "test_time_shift")
 """The keys of how an image is looked at when it is measured or predicted."""
 
-DATASETS = ("cifar10", "cifar100", "shapes", "folder")
-
 TRAINING_KEYS = {
     "dataset": Key(
         "cifar10",
         "data set: CIFAR-10, CIFAR-100, the embedded drawn shapes, or --data-dir/CLASS/*.png|jpg",
-        choices=DATASETS,
+        choices=("cifar10", "cifar100", "shapes", "folder"),
     ),
     # Held out of the training images to watch and to choose by; the test images are for the end.
     "valid_size": Key(

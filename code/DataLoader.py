@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +41,6 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
         without test images of its own gives a sixth of each class, the same ones to every run.
 
     Raises:
-        UserError: an unknown data set.
         DataError: a file is missing or damaged.
         DownloadError, StorageError: see ``download.fetch``.
     """
@@ -52,10 +50,6 @@ def load_data(data_dir: str | Path, dataset: str = "cifar10", mirror: str | None
     official = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}
     if source := official.get(dataset):
         return DataSet(*cifar.load(data_dir, source, mirror), source.class_names)
-    if dataset != "folder":
-        raise UserError(
-            f"dataset: expected cifar10, cifar100, shapes or folder, found {dataset!r}; choose one"
-        )
     (x, y), test, class_names, notes = folders.read(data_dir)
     for note in notes:
         print(note, file=sys.stderr)
@@ -124,15 +118,15 @@ def digest(*values: np.ndarray) -> str:
     return sha256.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class TestingImages:
+class TestingImages(NamedTuple):
     """Images to classify.
 
     Attributes:
         source: name of the file or folder.
         reason: one line: the layout of an array, or "pictures", and how that was decided.
         count: number of images.
-        read: gives images start..stop as uint8 ``[stop - start, 32, 32, 3]``; raises DataError.
+        read: gives images start..stop as uint8 ``[stop - start, 32, 32, 3]`` in 0..255; raises
+            DataError where a value of an array is not an integer in 0..255.
         names: file names of pictures; None for an array.
         notes: a sentence for each kind of change to pictures.
     """
@@ -140,22 +134,14 @@ class TestingImages:
     source: str
     reason: str
     count: int
-    read: Callable[[int, int], np.ndarray] = dataclasses.field(repr=False)
+    read: Callable[[int, int], np.ndarray]
     names: list[str] | None = None
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Give the number of images."""
-        return self.count
+    notes: Sequence[str] = ()
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Yield all images in order, uint8 ``[<= batch_size, 32, 32, 3]`` in 0..255.
-
-        Raises:
-            DataError: a value of an array is not an integer in 0..255.
-        """
+        """Yield all images in order, ``batch_size`` at a time."""
         for start in range(0, self.count, batch_size):
-            yield self.read(start, min(start + batch_size, self.count))
+            yield self.read(start, start + batch_size)
 
 
 def load_testing_images(

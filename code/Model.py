@@ -55,7 +55,7 @@ class Model:
     Attributes:
         network: ``keras.Model`` from normalized images to logits.
         mean: float32 ``[H, W, C]``, mean of the training images.
-        precision: "float32" or "bfloat16", of the training; ``precision_reason`` says why.
+        precision: "float32" or "bfloat16", of the training.
 
     Raises:
         ValueError: an architecture that cannot be built.
@@ -70,9 +70,7 @@ class Model:
         inference_precision: str = "float32",
     ):
         self.configs = dict(model_configs)
-        self.precision, self.precision_reason = processor.choose_precision(
-            self.configs["precision"]
-        )
+        self.precision, _ = processor.choose_precision(self.configs["precision"])
         self._inference_precision = inference_precision
         self._input_shape, self._num_classes = input_shape, num_classes
         self._strategy = strategy or tf.distribute.get_strategy()

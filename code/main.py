@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         (_predict, "write the class probabilities of images to predictions.npy"),
         (_study, "train and test a grid of runs, such as the report's tables"),
         (_compare, "put finished runs beside each other in a table and in curves"),
-        (_describe, "print the network's layers and size, and draw it"),
+        (_describe, "print the network's layers and size, or draw it"),
         (_export, "write a finished run's network as a file that other programs read"),
         (_report, "write one HTML page of a finished run or study"),
         (_tune, "search for a better configuration by short trainings"),
@@ -195,8 +195,8 @@ def _compare(parser) -> None:
 
 def _describe(parser) -> None:
     _add_preset(parser)
-    add, output = parser.add_argument, Path("network.png")
-    add("--output", type=Path, default=output, metavar="PNG", help=f"picture (default: {output})")
+    text = "draw it into this file (default: no picture)"
+    parser.add_argument("--output", type=Path, metavar="PNG", help=text)
     _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
 
 

@@ -50,9 +50,9 @@ def test_every_layout_dtype_and_order_gives_the_same_images(tmp_path, layout, dt
     path = save(tmp_path, FORMS[layout](expected).astype(dtype, order=order))
     for asked in ("auto", layout):
         images = DataLoader.load_testing_images(path, asked)
-        assert (images.source, len(images)) == ("images.npy", 20)
+        assert (images.source, images.count) == ("images.npy", 20)
         assert images.reason.startswith(layout) and "\n" not in images.reason
-        assert images.names is None and images.notes == []
+        assert images.names is None and not images.notes
         pieces = list(images.batches(7))
         assert [piece.shape for piece in pieces] == [(size, 32, 32, 3) for size in (7, 7, 6)]
         assert all(piece.dtype == np.uint8 for piece in pieces)

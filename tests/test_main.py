@@ -328,6 +328,7 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(
     assert "the same command goes on from there" in capfd.readouterr().err
     assert not (tmp_path / "run" / "run.json").exists()
     assert run(*arguments) == 0
+    assert re.search(r"^going on after step [1-9]", capfd.readouterr().out, re.M)
     assert digest(tmp_path / "run") == digest(trained)
     (change,) = json.loads((tmp_path / "run" / "run.json").read_text())["machine_changes"]
     assert change == f"hardware cores: was 99, is {processor.cores()}"
@@ -565,8 +566,11 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "2.png"], ["1", "10.png"]]
     assert len(rows[0].split(",")) == 14
     assert (tmp_path / "out.gallery.png").read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "out.csv").write_text("my own\n")
     np.save(tmp_path / "in.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    layout = ("--layout", "nhwc")
+    assert run(*arguments[:3], "--input", tmp_path / "in.npy", *output, *layout) == 0
+    assert not (tmp_path / "out.gallery.png").exists()  # of other answers
+    (tmp_path / "out.csv").write_text("my own\n")
     (tmp_path / "my.gallery.png").write_bytes((tmp_path / "photos" / "2.png").read_bytes())
     names = ("out.csv", "in.npy", "my.gallery.png")
     kept = {path: path.read_bytes() for path in map(tmp_path.joinpath, names)}

@@ -36,7 +36,7 @@ def read(tmp_path, content, name="picture.png"):
     """The one picture of a file, and what is said of it."""
     (tmp_path / name).write_bytes(content)
     images = DataLoader.load_testing_images(tmp_path / name)
-    assert (images.names, len(images)) == ([name], 1)
+    assert (images.names, images.count) == ([name], 1)
     (batch,) = images.batches(5)
     assert batch.dtype == np.uint8 and batch.shape == (1, 32, 32, 3)
     return batch[0], " ".join(images.notes)
@@ -220,7 +220,7 @@ def test_a_damaged_picture_is_refused_by_name_or_left_out(tmp_path, name):
         DataLoader.load_testing_images(tmp_path)
     assert "\n" not in str(error.value)
     images = DataLoader.load_testing_images(tmp_path, skip_damaged=True)
-    assert images.names == ["sound.png"] and len(images) == 1
+    assert images.names == ["sound.png"] and images.count == 1
     assert images.notes == [f"1 of 2 pictures was left out as damaged: {name}."]
     (tmp_path / "sound.png").unlink()
     with pytest.raises(DataError, match="found none"):
@@ -230,7 +230,7 @@ def test_a_damaged_picture_is_refused_by_name_or_left_out(tmp_path, name):
 def test_a_picture_of_more_pixels_than_pillow_finds_safe_is_refused(tmp_path, monkeypatch):
     Image.fromarray(COLOUR).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32)
-    assert len(DataLoader.load_testing_images(tmp_path / "bomb.png")) == 1
+    assert DataLoader.load_testing_images(tmp_path / "bomb.png").count == 1
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32 - 1)  # Pillow itself would only warn
     with pytest.raises(DataError, match=r"bomb\.png"):
         DataLoader.load_testing_images(tmp_path / "bomb.png")

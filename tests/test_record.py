@@ -11,7 +11,6 @@ from runs.record import (
     IDENTIFY_FINISHED,
     IDENTIFY_UNFINISHED,
     KEYS,
-    RECORD_BYTES_MAX,
     RECORD_FILE,
     differences,
     read_record,
@@ -53,7 +52,7 @@ def test_a_record_of_no_network_is_damaged(tmp_path, changes):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[1]", b"{}", b"\xff\xfe", b"[" * 100_000, b" " * RECORD_BYTES_MAX + b"{}"],
+    [b"", b"[1]", b"{}", b"\xff\xfe", b"[" * 100_000],
 )
 def test_a_broken_record_is_refused(tmp_path, content):
     (tmp_path / RECORD_FILE).write_bytes(content)

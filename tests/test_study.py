@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import study_tiny
 from processes import PROCESSES, Process
+from saved import RECORD
 from study_child import STAND_IN, stand_in_digest, work_on_stand_ins, write_run
 from tiny import images, write_pictures
 
@@ -21,6 +22,7 @@ import DataLoader
 import main
 from machine import files, processor
 from machine.errors import RunError, StudyError, UserError
+from runs import state as states
 from verbs.predict import predict
 from verbs.study import study
 from verbs.test import test as measure
@@ -129,10 +131,11 @@ def test_each_of_the_jobs_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     assert {line["gpu"] for line in starts(tmp_path)} == {"3", "5"}
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIVERGES", "honest")
     with pytest.raises(StudyError, match="honest-0: the loss became infinite or NaN at step 7"):
         run(tmp_path)
+    assert "honest-0 failed: the loss became infinite or NaN at step 7" in capsys.readouterr().out
     assert started(tmp_path) == sorted(RUNS)  # none of them twice
     assert results(tmp_path)["finished"] == 2
     text = (tmp_path / "README.md").read_text()
@@ -246,6 +249,17 @@ def test_finished_runs_of_other_values_are_not_replaced(tmp_path):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
     with pytest.raises(RunError, match="epochs: was 3, is 4"):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4}, only="leak", seeds=None, jobs=1)
+
+
+def test_an_unfinished_run_of_other_values_is_said_before_any_run(tmp_path):
+    model, training = Configure.configure("resnet20", {**OVERRIDES, "seed": 1})
+    run_of = {**RECORD, "model_configs": model, "training_configs": training}
+    (tmp_path / "honest-1").mkdir()
+    states.save(tmp_path / "honest-1", {}, {"run": run_of, "progress": {}})
+    with pytest.raises(RunError, match=r"honest-1: .* epochs: was 3, is 4; give the study"):
+        run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
+    assert started(tmp_path) == []
+    run(tmp_path)
 
 
 def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monkeypatch):

@@ -95,10 +95,6 @@ def talk(output: Path, environment: dict[str, str]) -> None:
     def fail():
         raise StorageError("no place")
 
-    def fail_in_chief():
-        if cluster.is_chief(strategy):
-            fail()
-
     def attempt(name, *arguments):
         try:
             found[name] = getattr(cluster, name)(strategy, *arguments)
@@ -115,8 +111,6 @@ def talk(output: Path, environment: dict[str, str]) -> None:
             found["any"] = [cluster.any_process(strategy, flag) for flag in (False, not chief)]
             attempt("in_chief", lambda: [1])
             attempt("in_chief", fail)
-            attempt("in_all", lambda: None)
-            attempt("in_all", fail_in_chief)
             found["described"] = [cluster.describe(strategy), len(cluster.devices_of(strategy))]
             (output / "talk.json").write_text(json.dumps(found))
             if chief:

@@ -156,24 +156,6 @@ def in_chief(strategy: tf.distribute.Strategy, work: Callable[[], Any]) -> Any:
     return answer["result"]
 
 
-def in_all(strategy: tf.distribute.Strategy, check: Callable[[], None]) -> None:
-    """Go on only if a check passes in every process.
-
-    Collective: every process of the job must call it.
-
-    Raises:
-        UserError: of ``check``, in the processes in which it failed.
-        WorkerError: it failed in others only.
-    """
-    failure = None
-    try:
-        check()
-    except UserError as error:
-        failure = error
-    if any_process(strategy, failure is not None):
-        raise failure or WorkerError("another worker could not go on; its own error says why")
-
-
 def _local_devices() -> list[str]:
     kind = "GPU" if processor.count_gpus() else "CPU"
     return [device.name for device in tf.config.list_logical_devices(kind)]
@@ -207,15 +189,15 @@ def _connect(cluster) -> tf.distribute.Strategy:
     own = workers.task_address(cluster.task_type, cluster.task_id)
     _require_free_port(own)
     _limit_registration(workers)
-    others = [address for job in workers.as_dict().values() for address in job if address != own]
-    if others:
-        line = f"waiting for {', '.join(others)}, at most {START_MINUTES} minutes"
-        print(line, file=sys.stderr, flush=True)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         # TensorFlow waits with Python's lock held: only the kernel hears SIGINT meanwhile.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    others = [address for job in workers.as_dict().values() for address in job if address != own]
+    if others:
+        line = f"waiting for {', '.join(others)}, at most {START_MINUTES} minutes"
+        print(line, file=sys.stderr, flush=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
     finally:

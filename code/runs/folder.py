@@ -139,6 +139,11 @@ class Run:
         loaded, self._state = self._state or state.load(self.folder), None
         return None if loaded is None else (loaded[0], loaded[1]["progress"])
 
+    @property
+    def step(self) -> int:
+        """Completed steps of the state that the run goes on from, once ``begin`` has decided."""
+        return 0 if self._state is None else self._state[1]["progress"]["step"]
+
     def _has_marks(self) -> bool:
         """If this is the folder of a run, and not one with a run.json of something else."""
         if any((self.folder / name).exists() for name in MARKS):

@@ -135,11 +135,8 @@ def metrics_file(split: str, how: dict, configs: dict) -> str:
     """
     words = ["flip"] * how["test_time_flip"] + ["shift"] * how["test_time_shift"]
     words += [how["precision"]] * (how["precision"] != "float32")
-    own = all(how[key] == configs[key] for key in Configure.TEST_TIME)
-    if own and how["precision"] == "float32":
-        words = []
-    elif not words:
-        words = ["plain"]
+    own = {"precision": "float32", **{key: configs[key] for key in Configure.TEST_TIME}}
+    words = [] if own.items() <= how.items() else words or ["plain"]
     return f"{'_'.join([split, 'metrics', *words])}.json"
 
 
@@ -177,13 +174,18 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
     return {**dict.fromkeys(Configure.TEST_TIME, False), **found}
 
 
+def accuracy_text(metrics: dict) -> str:
+    """The accuracy that ``measure`` gives, with its interval."""
+    accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
+    return f"{accuracy:.2f} % (95 % interval {low:.2f} to {high:.2f} %)"
+
+
 def metrics_lines(metrics: dict, class_names: list[str]) -> list[str]:
     """What ``main.py test`` writes of images as lines: the classes are a table."""
-    accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     table = {
         "data set": metrics["dataset"],
         "images": metrics["n"],
-        "top-1 accuracy": f"{accuracy:.2f} % (95 % interval {low:.2f} to {high:.2f} %)",
+        "top-1 accuracy": accuracy_text(metrics),
         "loss": f"{metrics['loss']:.4f} (mean negative log likelihood)",
         "ECE": f"{metrics['ece']:.4f} (expected calibration error, {ECE_BINS} bins)",
     }

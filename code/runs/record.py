@@ -12,7 +12,6 @@ from machine import files
 from machine.errors import RunError
 
 RECORD_FILE = "run.json"
-RECORD_BYTES_MAX = 1 << 20
 
 
 class Key(NamedTuple):
@@ -35,10 +34,10 @@ KEYS = {
     "parameters": Key(int, "number of its weights, moving statistics included"),
     "model_configs": Key(dict, "of Configure.py", "refuse", True),
     "training_configs": Key({"epochs": int}, "of Configure.py", "refuse", True),
-    # Absent from an honest run.
     "init_from": Key(
         (str, type(None)), "weights_sha256 of the run whose weights it began with", "refuse", True
     ),
+    # Absent from an honest run.
     "seen_test_images": Key((bool, type(None)), "trained on the test images too", "refuse", True),
     "precision": Key(dict, "arithmetic that was used, and why", "warn", True),
     "hardware": Key(dict, "processor, GPUs, replicas, system", "warn"),
@@ -77,8 +76,7 @@ def read_record(path: Path) -> dict:
     """
     file = path / RECORD_FILE if path.is_dir() else path
     try:
-        with file.open("rb") as opened:
-            record = json.loads(opened.read(RECORD_BYTES_MAX))
+        record = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise RunError(
             f"{path}: expected a finished run, found no {RECORD_FILE}; run python main.py train, "

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from machine import cluster
-from machine.errors import RunError
+from machine.errors import RunError, WorkerError
 from runs import record as records
 from runs import state as states
 from runs.folder import Run
@@ -43,6 +43,11 @@ class SharedRun:
     def machine_changes(self) -> list[str]:
         """See ``Run``; none in other processes than the chief."""
         return self._run.machine_changes if self._run is not None else []
+
+    @property
+    def step(self) -> int:
+        """See ``Run``; 0 in other processes than the chief."""
+        return self._run.step if self._run is not None else 0
 
     def begin(self, fresh: bool) -> bool:
         """See ``Run.begin``."""
@@ -79,12 +84,11 @@ def require_same(strategy: tf.distribute.Strategy, record: dict) -> None:
     chief, own = cluster.in_chief(strategy, lambda: record), json.loads(json.dumps(record))
     keys = (*records.IDENTIFY_UNFINISHED, "precision", "flags")
     found = records.differences(chief, own, keys, strict=True)
-
-    def check():
-        if found:
-            raise RunError(
-                f"expected the run of the chief, found other values: {'; '.join(found)}; give "
-                "every worker the same command, data, packages and --precision"
-            )
-
-    cluster.in_all(strategy, check)
+    if not cluster.any_process(strategy, bool(found)):
+        return
+    if not found:
+        raise WorkerError("another worker could not go on; its own error says why")
+    raise RunError(
+        f"expected the run of the chief, found other values: {'; '.join(found)}; give every worker "
+        "the same command, data, packages and --precision"
+    )

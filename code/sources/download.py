@@ -93,7 +93,7 @@ def _transfer_all(url: str, part: Path, size: int, timeout: float) -> None:
             try:
                 _transfer(url, part, size, timeout, bar)
             except _BrokenTransferError as error:
-                failures = 1 if _bytes_in(part) > start else failures + 1
+                failures = 0 if _bytes_in(part) > start else failures + 1
                 if failures == TRIES:
                     raise DownloadError(
                         f"{url}: expected {size:,} bytes, found {error}; run again to go on, or "

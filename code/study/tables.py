@@ -172,7 +172,6 @@ def _run(run: dict) -> dict:
         "accuracy": test["accuracy"],
         "n": test["n"],
         "interval": test["accuracy_interval"],  # Wilson's
-        "loss": test["loss"],
         "train_accuracy": train.get("accuracy"),
         "memorized": train.get("memorized"),
         "false_labels": train.get("false_labels"),

@@ -20,8 +20,8 @@ from training.step import TrainStep, epoch_order
 IMAGES_PER_CALL = 320
 GPU_SPEEDUP = 20  # a GPU is at least so many times as fast as two cores
 _DIVERGED = (
-    "{} became infinite or NaN at step {}; what was saved before is kept: start over with --fresh "
-    "and a lower --learning-rate, some --warmup-epochs, or --precision float32"
+    "{} became infinite or NaN at step {}; what was saved before is kept: start over (train "
+    "--fresh) with a lower learning rate, some epochs of warm-up, or in float32"
 )
 
 

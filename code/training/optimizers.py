@@ -1,7 +1,7 @@
 """Optimizers: a table of slots and updates, most of them TensorFlow's one-kernel updates.
 
-An update equals that of the Keras optimizer of the same name to float32 rounding; Keras composes
-it of about ten small operations for each variable.
+An update but that of muon equals that of the Keras optimizer of the same name to float32 rounding;
+Keras composes it of about ten small operations for each variable.
 """
 
 from __future__ import annotations

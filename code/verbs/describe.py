@@ -9,13 +9,13 @@ import Configure
 from machine import files, processor
 
 
-def describe(*, preset: str, overrides: dict[str, Any], output: Path) -> None:
-    """Print Keras's summary of a network, and draw the network block by block.
+def describe(*, preset: str, overrides: dict[str, Any], output: Path | None = None) -> None:
+    """Print Keras's summary of a network, or draw the network block by block as well.
 
     Args:
         preset: a key of ``Configure.PRESETS``.
         overrides: values by key of ``Configure.MODEL_KEYS``.
-        output: the PNG to write.
+        output: the PNG to write; None for none.
 
     Raises:
         UserError: see ``machine.errors``.
@@ -30,5 +30,6 @@ def describe(*, preset: str, overrides: dict[str, Any], output: Path) -> None:
     network.summary(print_fn=lambda line, **_: print(line))
     print(f"{network.name}: {network.count_params():,} parameters")
     print(f"{multiply_adds(network):,} multiply-adds an image (convolutions and the dense layer)")
-    files.write_bytes(output, network_png(network))
-    print(f"picture: {output}")
+    if output is not None:
+        files.write_bytes(output, network_png(network))
+        print(f"picture: {output}")

@@ -73,6 +73,7 @@ def predict(
     if images is None and record["dataset"] == "cifar10":
         images = DataLoader.find_private_images(data_dir)
     table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
+    earlier = table.exists()
     if not stream:
         _require_own(output, table, gallery, images, save_dir)
     say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
@@ -81,13 +82,13 @@ def predict(
     from Model import INFERENCE_BATCH, Model
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
-    count = f"{len(source):,} image{'s' * (len(source) != 1)}{metrics.views(model.configs)}"
+    count = f"{source.count:,} image{'s' * (source.count != 1)}{metrics.views(model.configs)}"
     say(f"predicting {count}: {source.source} ({source.reason})")
     for note in source.notes:
         say(note)
     # Two batches for each of eight devices in memory, however many images there are.
-    chunk, names = 16 * INFERENCE_BATCH, source.names or range(len(source))
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(source), len(class_names))}
+    chunk, names = 16 * INFERENCE_BATCH, source.names or range(source.count)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (source.count, len(class_names))}
     first, shown, row = [], [], 0
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(files.writing(output))
@@ -96,7 +97,7 @@ def predict(
             text = io.TextIOWrapper(stack.enter_context(files.writing(table)), "utf-8", newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow([*TABLE_COLUMNS, *class_names])
-        bar = stack.enter_context(tqdm(total=len(source), unit=" images", disable=None))
+        bar = stack.enter_context(tqdm(total=source.count, unit=" images", disable=None))
         np.lib.format.write_array_header_1_0(file, header)
         for x in source.batches(chunk):
             probabilities = model.predict_prob(x)
@@ -118,9 +119,11 @@ def predict(
     pictures = source.names is not None and text is not None
     if pictures:
         captions = [f"{name[:18]}\n{label} {100 * p:.0f} %" for name, label, p in shown]
-        title = f"{len(shown)} of {len(source):,} pictures"
+        title = f"{len(shown)} of {source.count:,} pictures"
         picture = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
         files.write_bytes(gallery, picture)
+    elif earlier and not stream:  # of other answers
+        gallery.unlink(missing_ok=True)
     for name, label, p in shown[:SHOWN] if source.names else ():
         say(f"{name}: {label}, {100 * p:.1f} %")
     say(f"probabilities: {output}")

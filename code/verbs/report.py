@@ -12,7 +12,7 @@ import Configure
 from machine import files
 from machine.errors import RunError
 from runs import record as records
-from runs.metrics import read_test_metrics, views
+from runs.metrics import accuracy_text, read_test_metrics, views
 
 PICTURES = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
@@ -136,11 +136,9 @@ def _summary(record: dict, metrics: dict | None) -> str:
         line += " It was trained on the test images too: its results say nothing of other images."
     if not metrics:
         return f"{line} Not tested yet: python main.py test does."
-    accuracy, low, high = (100 * v for v in (metrics["accuracy"], *metrics["accuracy_interval"]))
     return (
-        f"{line} Top-1 accuracy on the test images{views(metrics)}: {accuracy:.2f} % (95 % "
-        f"interval {low:.2f} to {high:.2f} %), loss {metrics['loss']:.4f}, expected calibration "
-        f"error {metrics['ece']:.4f}."
+        f"{line} Top-1 accuracy on the test images{views(metrics)}: {accuracy_text(metrics)}, loss "
+        f"{metrics['loss']:.4f}, expected calibration error {metrics['ece']:.4f}."
     )
 
 

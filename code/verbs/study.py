@@ -22,6 +22,7 @@ import DataLoader
 from machine import files, processor
 from machine.console import Signals
 from machine.errors import InterruptedRunError, RunError, StudyError, UserError
+from runs import state as states
 from runs.folder import LOCK_FILE
 from runs.metrics import HISTORY_FILE, TEST_FILE
 from runs.record import RECORD_FILE, differences, read_record
@@ -206,6 +207,7 @@ class _Workers:
                         return
                     if code:
                         files.write_bytes(task.failure, _last_line(task.log, code).encode())
+                        tqdm.write(f"{task.folder.name} failed: {task.failure.read_text()}")
                 if tables.is_finished(task.folder):
                     self._say(task)
                     self._write(write_numbers)
@@ -325,13 +327,17 @@ def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
 def _require_same_run(
     folder: Path, model_configs: dict, training_configs: dict, digests: dict | None
 ) -> None:
-    """Raise ``RunError`` if a trained run is one of other values or data: it is not replaced."""
-    if not (folder / RECORD_FILE).exists():
+    """Raise ``RunError`` if a run that is there is one of other values or data."""
+    if finished := (folder / RECORD_FILE).exists():
+        record = read_record(folder)
+    elif state := states.load(folder):
+        record = state[1]["run"]
+    else:
         return
     wanted = {"model_configs": model_configs, "training_configs": training_configs}
     if digests:
         wanted["data_digests"] = digests
-    if found := differences(read_record(folder), wanted, tuple(wanted), strict=True):
+    if found := differences(record, wanted, tuple(wanted), strict=finished):
         raise RunError(
             f"{folder}: expected a run of this configuration and data, found another: "
             f"{'; '.join(found)}; give the study the flags and data that it began with, or name "

@@ -50,7 +50,7 @@ def test(
         UserError: see ``machine.errors``.
     """
     record = records.read_record(save_dir)
-    if split != "valid":  # no run was trained on those
+    if split != "valid":
         records.require_unseen(save_dir, record, seen_test_images)
     name, class_names = record["dataset"], record["class_names"]
     if (images is None) != (labels is None):
@@ -64,7 +64,7 @@ def test(
             name += f", the {split} images of the run"
     else:
         source = DataLoader.load_testing_images(images, layout)
-        x, name = source.read(0, len(source)), f"{source.source} ({source.reason})"
+        x, name = source.read(0, source.count), f"{source.source} ({source.reason})"
         for note in source.notes:
             print(note)
         y = DataLoader.load_labels(labels, len(x), len(class_names))

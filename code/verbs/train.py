@@ -104,7 +104,8 @@ def train(
                     return
                 board = None
                 if chief:
-                    _present(save_dir, model, split, record, taken)
+                    begins = f"going on after step {run.step}" if run.step else taken
+                    _present(save_dir, model, split, record, begins)
                     board = TensorBoard(save_dir, record) if tensorboard else None
 
                 def on_epoch(row, history, epochs, seconds_left):
@@ -210,7 +211,7 @@ def _warn_of_its_split(record: dict, source: dict) -> None:
         )
 
 
-def _present(folder: Path, model, split, record: dict, taken: str | None) -> None:
+def _present(folder: Path, model, split, record: dict, begins: str | None) -> None:
     """Before training: what the data set is, what the network will see of it, and what begins."""
     x_train, y_train, x_valid, _ = split
     names, dataset = record["class_names"], record["dataset"]
@@ -220,10 +221,10 @@ def _present(folder: Path, model, split, record: dict, taken: str | None) -> Non
     print(
         f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
         f"{record['network']}: {record['parameters']:,} parameters, "
-        f"{model.precision} ({model.precision_reason})\ninto {folder}"
+        f"{record['precision']['used']} ({record['precision']['reason']})\ninto {folder}"
     )
-    if taken:
-        print(taken)
+    if begins:
+        print(begins)
 
 
 def _write_history(folder: Path, history: list[dict], record: dict) -> None:

@@ -120,10 +120,10 @@ def tune(
     if training_configs["dataset"] != "shapes":
         command += ["--data-dir", data_dir]
     command += Configure.flags({**overrides, **best.user_attrs["overrides"]})
+    count = len(study.get_trials(states=ended))
     print(
-        f"best of {len(study.trials)} trials: trial {best.number}, valid accuracy "
-        f"{100 * best.value:.2f} % after {_epochs(epochs)}; to train it in full:\n"
-        f"{shlex.join(map(str, command))}"
+        f"best of {count} trials: trial {best.number}, valid accuracy {100 * best.value:.2f} % "
+        f"after {_epochs(epochs)}; to train it in full:\n{shlex.join(map(str, command))}"
     )
 
 
