@@ -88,8 +88,9 @@ def report(results: dict) -> list[str]:
         f"`make bench` on {describe(results['machine'])}.",
         "",
         "ResNet-20 v1 at 32 x 32; training is the whole loop, with flip, crop, mixup and dropout. "
-        "The peers take turns; each number is the median of the rounds, a ratio that of the "
-        "rounds' ratios. Inference: each peer's better batch.",
+        "The peers take turns; each speed is the median of its rounds, and each ratio the median "
+        "of the rounds' ratios, so not always that of the medians. Inference: each peer's better "
+        "batch.",
         "",
         *table(
             "what | this package, images/s | lowest to highest | / Keras 3, as installed | "

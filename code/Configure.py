@@ -37,11 +37,11 @@ MODEL_KEYS = {
     # Weights, statistics, loss and logits are float32 either way; so is all that is measured.
     "precision": Key(
         "auto",
-        "arithmetic of the training; auto takes bfloat16 where it is known to be faster",
+        "arithmetic of the training; auto takes bfloat16 where it should be faster (docs/speed.md)",
         choices=("auto", "float32", "bfloat16"),
     ),
     "test_time_flip": Key(False, "mean of the probabilities of an image and its mirror image"),
-    # KellerJordan/cifar10-airbench, whose weights these are.
+    # The weights are those of KellerJordan/cifar10-airbench.
     "test_time_shift": Key(
         False,
         "mean of the probabilities of an image (half) and of it moved a pixel down and right, and "
@@ -73,7 +73,7 @@ TRAINING_KEYS = {
         1,
     ),
     "batch_size": Key(32, "images per step, over all devices (report, 4.3)", 2, 65_536),
-    # Report, table 3: Adam is the best of adam, rmsprop and sgd, at the Keras example's rate.
+    # Report, table 3: Adam is the best of adam, rmsprop and sgd. The rate is the Keras example's.
     "optimizer": Key(
         "adam",
         "update rule (report, table 3); muon (KellerJordan/cifar10-airbench): orthogonalized "
@@ -82,7 +82,7 @@ TRAINING_KEYS = {
     ),
     "learning_rate": Key(
         1e-3,
-        "highest rate, eta_max (Keras example: 1e-3 for adam; sgd with momentum wants about 0.05)",
+        "highest rate, eta_max (Keras example: 1e-3 for adam; sgd with momentum: about 0.05)",
         0,
         100,
     ),
@@ -182,7 +182,7 @@ class Range(NamedTuple):
 
 
 TUNED = {
-    # Wide enough for adam (about 1e-3) and for sgd (about 0.1).
+    # Wide enough for adam (about 1e-3) and for sgd (about 0.05).
     "learning_rate": Range(3e-4, 0.3, log=True),
     "momentum": Range(0.8, 0.99),
     "batch_size": Range(choices=(32, 64, 128, 256)),
@@ -221,13 +221,13 @@ _NO_DROPOUT = {"dropout_stack2": 0.0, "dropout_stack3": 0.0}
 PRESETS: dict[str, dict[str, Any]] = {
     # The report's final learner: the defaults above. 90.37 % of the 10,000 test images (seed 0)
     # after 60 of its 200 epochs, 116 minutes on 2 cores of an AMD EPYC (Zen 5), bfloat16;
-    # python main.py train --epochs 60.
+    # python main.py train --epochs 60 --save-dir RUN.
     "resnet20": {},
     # The report's base configuration, without mixup and dropout; its constant rate is ours.
     "baseline": {"mixup_alpha": 0.0, "schedule": "constant", **_NO_DROPOUT},
     # ResNet-20 in few minutes (docs/recipe.md): 91.41 % of the 10,000 test images, 92.60 %
     # with flips and shifts (mean of seeds 0 to 2), after 32 epochs, 84 minutes (seeds 1 and 2) on
-    # one core of an Intel Xeon (model 207); python main.py train --preset fast.
+    # one core of an Intel Xeon (model 207); python main.py train --preset fast --save-dir RUN.
     "fast": {
         "optimizer": "muon",
         "learning_rate": 0.025,

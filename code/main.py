@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(parser) -> None:
-    _add_preset(parser)
+    _add_preset(parser, shown=True)
     groups = _add_all_keys(parser, _add_data(parser, RUN_FOLDER))
     add = parser.add_argument_group("output").add_argument
     add("--fresh", action="store_true", help="new start; a run in the folder is moved aside")
@@ -176,7 +176,9 @@ def _predict(parser) -> None:
 
 def _study(parser) -> None:
     add = parser.add_argument
-    add("name", choices=Configure.STUDIES, help=" | ".join(Configure.STUDIES))
+    studies = Configure.STUDIES
+    text = " ".join(f"{name}: {study.text}" for name, study in studies.items())
+    add("name", choices=studies, help=text)
     add("--seeds", type=int, metavar="N", help="runs of each configuration (default: the study's)")
     add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
     add("--only", metavar="ROW", help="name of a configuration of which one run is trained")
@@ -190,11 +192,12 @@ def _compare(parser) -> None:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run")
     output = Path("comparison")
-    add("--output", type=Path, default=output, metavar="DIR", help=f"folder (default: {output})")
+    text = f"folder (default: {output}, here)"
+    add("--output", type=Path, default=output, metavar="DIR", help=text)
 
 
 def _describe(parser) -> None:
-    _add_preset(parser)
+    _add_preset(parser, shown=True)
     text = "draw it into this file (default: no picture)"
     parser.add_argument("--output", type=Path, metavar="PNG", help=text)
     _add_keys(parser, "depth", "width", "dropout_stack2", "dropout_stack3")
@@ -217,18 +220,22 @@ def _report(parser) -> None:
 
 
 def _tune(parser) -> None:
-    _add_preset(parser)
+    _add_preset(parser, shown=True)
     data = _add_data(parser, "folder of the search (default: code/saved_models/PRESET-tune)")
     _add_all_keys(parser, data)
     add = parser.add_argument_group("search").add_argument
     text = "trainings in all, of all processes (default: 50), of 10 epochs unless --epochs says"
     add("--trials", type=int, help=text)
+    parser.description += (
+        f" It searches these keys, but not those given: {', '.join(Configure.TUNED)}."
+    )
     add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
 
 
-def _add_preset(parser) -> None:
+def _add_preset(parser, shown: bool = False) -> None:
     presets = tuple(Configure.PRESETS)
-    text = f"configuration and name of a run (default: {presets[0]}, whose values are shown here)"
+    more = ", whose values are shown here" * shown
+    text = f"configuration and name of a run (default: {presets[0]}{more})"
     parser.add_argument("--preset", choices=presets, default=presets[0], help=text)
 
 

@@ -49,9 +49,9 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
     if longer and results["dataset"] == DATASET:
         parts.append(
             f"Epochs here: {epochs}, each run with its own whole schedule; the report has "
-            f"{results['report_epochs']}. So these accuracies are not those of the report, and "
-            "what helps a short run may hurt a long one, and what hurts a short one may help it: "
-            "regularization (mixup, dropout, more augmentation) usually pays late."
+            f"{results['report_epochs']}. So these accuracies are not those of the report, and an "
+            "order found here need not hold after so many: regularization (mixup, dropout, more "
+            "augmentation) usually pays in long runs only."
         )
     parts += [_accuracies(results, rows), _questions(results), _circumstances(rows)]
     parts += [

@@ -73,9 +73,13 @@ def matrices_png(results: dict) -> bytes | None:
         )
         ours = np.array(row["confusion_matrix"], np.float64).T
         seeds = f"{len(row['runs'])} seed{'s' * (len(row['runs']) > 1)}"
+        epochs = " or ".join(map(str, sorted({run["epochs"] for run in row["runs"]})))
         accuracy = f"diagonal {100 * ours.trace() / ours.sum():.2f} %"
         _matrix(
-            below, ours, results["class_names"], f"ours, {row['name']}, sum of {seeds}: {accuracy}"
+            below,
+            ours,
+            results["class_names"],
+            f"ours, {row['name']}, {epochs} epochs, sum of {seeds}: {accuracy}",
         )
     return to_png(picture)
 
