@@ -19,6 +19,7 @@ from study.plots import COLORS
 from training.schedules import work
 
 DOCS = HERE.parent / "docs"
+FLIP_SHIFT_FILE = "test_metrics_flip_shift.json"
 # Name, PFLOP of the training, accuracy on CIFAR-10's test images in percent.
 PUBLISHED = (
     ("He et al., ResNet-20", 2.0, 91.25),  # 64,000 steps of 128 images
@@ -42,11 +43,9 @@ def shipped() -> list[tuple[str, float, float]]:
     from study.network import multiply_adds
 
     runs = []
-    for path in sorted((CODE / "saved_models").glob("*/test_metrics*.json")):
+    saved = sorted((CODE / "saved_models").glob("*/test_metrics*.json"))
+    for path in (path for path in saved if path.name in (TEST_FILE, FLIP_SHIFT_FILE)):
         measured = json.loads(path.read_text())
-        both = measured.get("test_time_flip") and measured.get("test_time_shift")
-        if path.name != TEST_FILE and not both:
-            continue
         if measured["dataset"] != "cifar10":
             continue
         record = read_record(path.parent)
@@ -54,7 +53,7 @@ def shipped() -> list[tuple[str, float, float]]:
         network = resnet_v1(depth=model["depth"], width=model["width"])
         images = work(configs["epochs"], configs) * (50_000 - configs["valid_size"])
         operations = 6 * multiply_adds(network) * images
-        name = f"{path.parent.name}{' *' * bool(both)}"
+        name = f"{path.parent.name}{' *' * (path.name == FLIP_SHIFT_FILE)}"
         runs.append((name, operations / 1e15, 100 * measured["accuracy"]))
     return runs
 

@@ -125,8 +125,8 @@ class TestingImages(NamedTuple):
         source: name of the file or folder.
         reason: one line: the layout of an array, or "pictures", and how that was decided.
         count: number of images.
-        read: gives images start..stop as uint8 ``[stop - start, 32, 32, 3]`` in 0..255; raises
-            DataError where a value of an array is not an integer in 0..255.
+        read: gives images start..stop, as far as there are, as uint8 ``[n, 32, 32, 3]`` in 0..255;
+            raises DataError where a value of an array is not an integer in 0..255.
         names: file names of pictures; None for an array.
         notes: a sentence for each kind of change to pictures.
     """

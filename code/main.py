@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         (_predict, "write the class probabilities of images to predictions.npy"),
         (_study, "train and test a grid of runs, such as the report's tables"),
         (_compare, "put finished runs beside each other in a table and in curves"),
-        (_describe, "print the network's layers and size, or draw it"),
+        (_describe, "print the network's layers and size, and draw it"),
         (_export, "write a finished run's network as a file that other programs read"),
         (_report, "write one HTML page of a finished run or study"),
         (_tune, "search for a better configuration by short trainings"),
@@ -226,10 +226,9 @@ def _tune(parser) -> None:
     add = parser.add_argument_group("search").add_argument
     text = "trainings in all, of all processes (default: 50), of 10 epochs unless --epochs says"
     add("--trials", type=int, help=text)
-    parser.description += (
-        f" It searches these keys, but not those given: {', '.join(Configure.TUNED)}."
-    )
     add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
+    searched = "\n".join(f"  --{name.replace('_', '-')}" for name in Configure.TUNED)
+    parser.epilog = f"searched, unless given or without effect:\n{searched}"
 
 
 def _add_preset(parser, shown: bool = False) -> None:

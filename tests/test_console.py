@@ -14,8 +14,9 @@ from machine import console
 def handlers():
     """The handlers of all signals that are heard, put back in the end."""
     before = {name: signal.getsignal(getattr(signal, name)) for name in console.HEARD}
-    # A shell's background job has SIGINT ignored.
+    # A shell's background job has SIGINT ignored, and nohup SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for name, handler in before.items():
         signal.signal(getattr(signal, name), handler)

@@ -24,9 +24,12 @@ def test_the_picture_has_every_block(depth, block, figure_of):
     assert texts.count("dropout 10 %") == texts.count("no dropout") == 1
 
 
-def test_describe_prints_the_size(tmp_path, capsys):
-    describe(preset="resnet20", overrides={}, output=tmp_path / "network.png")
+def test_describe_prints_the_size_and_draws_where_it_is_told_to(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    describe(preset="resnet20", overrides={})
     out = capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    describe(preset="resnet20", overrides={}, output=tmp_path / "network.png")
     assert "stack3_block3_conv2" in out
     assert "274,442 parameters" in out and "40,813,184 multiply-adds" in out
     assert (tmp_path / "network.png").read_bytes().startswith(b"\x89PNG")

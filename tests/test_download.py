@@ -144,6 +144,18 @@ def test_progress_renews_the_patience(server, tmp_path):
     assert len(server.ranges) > download.TRIES
 
 
+def test_patience_is_for_tries_without_a_new_byte(server, tmp_path):
+    def trouble(handler):
+        if len(server.ranges) == 1:
+            handler.begin(CONTENT)
+            handler.wfile.write(CONTENT[:1000])
+            return True
+        return len(server.ranges) <= download.TRIES and (handler.send_error(503) or True)
+
+    server.trouble = trouble
+    assert fetch(tmp_path, server.url).read_bytes() == CONTENT
+
+
 def test_a_complete_part_is_checked_without_asking_the_server(server, tmp_path):
     part_of(tmp_path).write_bytes(CONTENT)
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT

@@ -173,6 +173,7 @@ def test_test_looks_at_an_image_as_it_is_told_to(trained, tmp_path, capfd):
     )
     (path,) = tmp_path.glob("test_metrics*")
     assert path.name == "test_metrics_flip_shift_bfloat16.json"
+    assert not list(tmp_path.glob("*.png"))
     metrics = json.loads(path.read_text())
     assert views.items() <= metrics.items()
     expected = Model.load(tmp_path, "bfloat16", **views).evaluate(*shapes.load()[2:4])
@@ -189,6 +190,7 @@ def test_test_looks_at_an_image_as_it_is_told_to(trained, tmp_path, capfd):
 def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, capfd, fails):
     record = json.loads((trained / "run.json").read_text())
     valid = record["training_configs"]["valid_size"]
+    before = {path: path.read_bytes() for path in trained.iterdir()}
     for split, images in (("valid", valid), ("train", len(shapes.load()[0]) - valid)):
         assert run("test", "--save-dir", trained, "--split", split) == 0
         out = capfd.readouterr().out
@@ -198,6 +200,9 @@ def test_test_measures_what_the_run_was_validated_by_and_trained_on(trained, cap
             expected = 100 * record["last_epoch"]["valid_accuracy"]
             assert f"top-1 accuracy  {expected:.2f} %" in out
         assert json.loads((trained / f"{split}_metrics.json").read_text())["n"] == images
+    after = {path: path.read_bytes() for path in trained.iterdir()}
+    written = {path.name for path in after if after[path] != before.get(path)}
+    assert written <= {"valid_metrics.json", "train_metrics.json"}
     files = ("--input", "a.npy", "--labels", "b.npy")
     code, line = fails("test", "--save-dir", trained, "--split", "valid", *files)
     assert (code, line) == (2, "split: expected no --input with it, found a.npy; give one of them")
@@ -579,6 +584,8 @@ def test_photos_are_answered_with_names_and_classes(trained, tmp_path, capfd):
     assert run(*arguments, "--output", tmp_path / "out.png", "--skip-damaged") == 2
     for images in (tmp_path / "photos" / "2.png", tmp_path / "my.gallery.png"):
         assert run(*arguments[:3], "--input", images, "--output", tmp_path / "my.npy") == 2
+    mine = ("--output", tmp_path / "my.npy", *layout)
+    assert run(*arguments[:3], "--input", tmp_path / "in.npy", *mine) == 0
     assert all(path.read_bytes() == before for path, before in kept.items())
 
 

@@ -259,7 +259,10 @@ def test_an_unfinished_run_of_other_values_is_said_before_any_run(tmp_path):
     with pytest.raises(RunError, match=r"honest-1: .* epochs: was 3, is 4; give the study"):
         run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
     assert started(tmp_path) == []
-    run(tmp_path)
+    # A damaged one is the run's own matter.
+    (tmp_path / "honest-1" / "state.npz").write_bytes(b"damaged")
+    run(tmp_path, overrides={**OVERRIDES, "epochs": 4})
+    assert (tmp_path / "honest-1" / "state.npz").read_bytes() == b"damaged"
 
 
 def test_finished_runs_on_other_data_are_not_mixed_with_new_ones(tmp_path, monkeypatch):

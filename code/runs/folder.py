@@ -141,7 +141,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Completed steps of the state that the run goes on from, once ``begin`` has decided."""
+        """Completed steps of the state that ``begin`` has found, until ``load_state`` gives it."""
         return 0 if self._state is None else self._state[1]["progress"]["step"]
 
     def _has_marks(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -77,6 +78,17 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict] | None:
         with files.storing(newest):
             os.replace(newest, folder / DAMAGED_STATE_FILE)
         return state
+
+
+def peek(folder: Path) -> dict | None:
+    """The record of the last state that can be read, or None.
+
+    Unlike ``load`` it moves nothing: another process may be saving there.
+    """
+    for name in (STATE_FILE, PREVIOUS_STATE_FILE):
+        with contextlib.suppress(OSError, ValueError, MemoryError):
+            return decode((folder / name).read_bytes())[1]
+    return None
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:

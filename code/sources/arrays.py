@@ -36,7 +36,7 @@ def open_images(
 
     Returns:
         One line with the layout and how it was decided, N, and a function that gives the images
-        start..stop as uint8 ``[stop - start, 32, 32, 3]`` and may raise a DataError.
+        start..stop, as far as there are, as uint8 ``[n, 32, 32, 3]`` and may raise a DataError.
 
     Raises:
         DataError: a damaged file, another shape, dtype or range, or a layout that does not fit or

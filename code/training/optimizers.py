@@ -1,6 +1,6 @@
 """Optimizers: a table of slots and updates, most of them TensorFlow's one-kernel updates.
 
-An update but that of muon equals that of the Keras optimizer of the same name to float32 rounding;
+Every update but muon's equals that of the Keras optimizer of the same name to float32 rounding;
 Keras composes it of about ten small operations for each variable.
 """
 

@@ -10,12 +10,12 @@ from machine import files, processor
 
 
 def describe(*, preset: str, overrides: dict[str, Any], output: Path | None = None) -> None:
-    """Print Keras's summary of a network, or draw the network block by block as well.
+    """Print Keras's summary of a network, and draw the network block by block.
 
     Args:
         preset: a key of ``Configure.PRESETS``.
         overrides: values by key of ``Configure.MODEL_KEYS``.
-        output: the PNG to write; None for none.
+        output: the PNG to draw it into; None for no picture.
 
     Raises:
         UserError: see ``machine.errors``.

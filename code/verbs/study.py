@@ -202,12 +202,15 @@ class _Workers:
                         continue
                     task.failure.unlink(missing_ok=True)
                     code = self._start(worker, task, lock, environment)
-                    # A signal to the whole group may end the run before this process looks.
+                    if code:
+                        # A signal to the whole group may end the run before this process hears it.
+                        time.sleep(1)
                     if self._stopping or self._signals.received():
                         return
                     if code:
-                        files.write_bytes(task.failure, _last_line(task.log, code).encode())
-                        tqdm.write(f"{task.folder.name} failed: {task.failure.read_text()}")
+                        said = _last_line(task.log, code)
+                        files.write_bytes(task.failure, said.encode())
+                        tqdm.write(f"{task.folder.name} failed: {said}")
                 if tables.is_finished(task.folder):
                     self._say(task)
                     self._write(write_numbers)
@@ -327,11 +330,14 @@ def _configure(grid, task: _Task, overrides: dict) -> tuple[dict, dict]:
 def _require_same_run(
     folder: Path, model_configs: dict, training_configs: dict, digests: dict | None
 ) -> None:
-    """Raise ``RunError`` if a run that is there is one of other values or data."""
+    """Raise ``RunError`` if a run that is there, finished or not, is one of other values or data.
+
+    What else a run cannot go on with, such as other versions, it says itself.
+    """
     if finished := (folder / RECORD_FILE).exists():
         record = read_record(folder)
-    elif state := states.load(folder):
-        record = state[1]["run"]
+    elif state := states.peek(folder):
+        record = state["run"]
     else:
         return
     wanted = {"model_configs": model_configs, "training_configs": training_configs}
