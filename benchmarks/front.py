@@ -43,18 +43,18 @@ def shipped() -> list[tuple[str, float, float]]:
     from study.network import multiply_adds
 
     runs = []
-    saved = sorted((CODE / "saved_models").glob("*/test_metrics*.json"))
-    for path in (path for path in saved if path.name in (TEST_FILE, FLIP_SHIFT_FILE)):
-        measured = json.loads(path.read_text())
-        if measured["dataset"] != "cifar10":
+    for folder in sorted(path.parent for path in (CODE / "saved_models").glob(f"*/{TEST_FILE}")):
+        record = read_record(folder)
+        if record["dataset"] != "cifar10":
             continue
-        record = read_record(path.parent)
         model, configs = record["model_configs"], record["training_configs"]
         network = resnet_v1(depth=model["depth"], width=model["width"])
         images = work(configs["epochs"], configs) * (50_000 - configs["valid_size"])
         operations = 6 * multiply_adds(network) * images
-        name = f"{path.parent.name}{' *' * (path.name == FLIP_SHIFT_FILE)}"
-        runs.append((name, operations / 1e15, 100 * measured["accuracy"]))
+        for name, path in (("", folder / TEST_FILE), (" *", folder / FLIP_SHIFT_FILE)):
+            if path.exists():
+                accuracy = json.loads(path.read_text())["accuracy"]
+                runs.append((f"{folder.name}{name}", operations / 1e15, 100 * accuracy))
     return runs
 
 

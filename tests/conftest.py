@@ -13,11 +13,11 @@ from machine.processor import choose_kernels
 choose_kernels()  # as main.py does: bits are compared across processes
 # Nothing of the machine takes part: no GPU, no cluster, and no job that the tests are run in.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+for name in [name for name in os.environ if name == "TF_CONFIG" or name.startswith("SLURM")]:
+    del os.environ[name]
 # Nor any data set or setting of Keras but a test's own: nothing real is trained by mistake.
 KERAS = tempfile.TemporaryDirectory(prefix="keras-")
 os.environ["KERAS_HOME"] = KERAS.name
-for name in [name for name in os.environ if name == "TF_CONFIG" or name.startswith("SLURM")]:
-    del os.environ[name]
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 

@@ -97,10 +97,10 @@ def commands(page):
     blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`]+)`", re.sub(r"^```\n.*?^```", "", text, flags=re.M | re.S))
+    with_flags = rf"^((?:{'|'.join(VERBS)}) [^;&|#]*--[^;&|#]*)"
     for line in lines:
-        line = " ".join(line.split())
-        with_flags = rf"^((?:{'|'.join(VERBS)}) [^;&|#]*--[^;&|#]*)"
-        if match := re.search(rf"\bmain\.py +([a-z]+\b[^;&|#]*)|{with_flags}", line):
+        match = re.search(rf"\bmain\.py +([a-z]+\b[^;&|#]*)|{with_flags}", " ".join(line.split()))
+        if match:
             yield (match[1] or match[2]).replace("...", "").strip()
 
 

@@ -11,13 +11,7 @@ from pathlib import Path
 import Configure
 from Configure import Row, Study
 from machine.errors import RunError
-from runs.metrics import (
-    HISTORY_FILE,
-    TEST_FILE,
-    TRAIN_FILE,
-    read_test_metrics,
-    wilson_interval,
-)
+from runs.metrics import HISTORY_FILE, TEST_FILE, TRAIN_FILE, read_test_metrics, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
 NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of

@@ -73,7 +73,7 @@ def predict(
     if images is None and record["dataset"] == "cifar10":
         images = DataLoader.find_private_images(data_dir)
     table, gallery = output.with_suffix(".csv"), output.with_suffix(".gallery.png")
-    earlier = table.exists()
+    earlier = not stream and table.exists()
     if not stream:
         _require_own(output, table, gallery, images, save_dir)
     say = functools.partial(print, file=sys.stderr if stream else sys.stdout)
@@ -122,7 +122,7 @@ def predict(
         title = f"{len(shown)} of {source.count:,} pictures"
         picture = plots.gallery_png(np.concatenate(first), captions, min(8, len(shown)), title)
         files.write_bytes(gallery, picture)
-    elif earlier and not stream:  # of other answers
+    elif earlier:  # of other answers
         gallery.unlink(missing_ok=True)
     for name, label, p in shown[:SHOWN] if source.names else ():
         say(f"{name}: {label}, {100 * p:.1f} %")

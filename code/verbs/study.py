@@ -202,9 +202,6 @@ class _Workers:
                         continue
                     task.failure.unlink(missing_ok=True)
                     code = self._start(worker, task, lock, environment)
-                    if code:
-                        # A signal to the whole group may end the run before this process hears it.
-                        time.sleep(1)
                     if self._stopping or self._signals.received():
                         return
                     if code:
@@ -236,7 +233,10 @@ class _Workers:
                     # Ctrl-C reaches this process alone, which hands it on.
                     start_new_session=True,
                 )
-            return process.wait()
+            code = process.wait()
+            if code:
+                time.sleep(1)  # a signal to the whole group may end it before this process hears it
+            return code
 
     def _stop(self) -> None:
         with self._turn:

@@ -77,7 +77,7 @@ def test(
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
-    if split == "train":
+    if split == "train" and record["training_configs"]["label_noise"]:
         trained = _training_data(record, data)[1]
         false = trained != y
         if false.any():
