@@ -144,7 +144,7 @@ TRAINING_KEYS = {
         0.0, "share of the training labels replaced by another class, drawn with the seed", 0, 1
     ),
     "label_smoothing": Key(0.0, "share of the label spread over all classes", 0, 0.99),
-    # The report leans on flip + random crop as the best pair of augmentations.
+    # The report's review calls flip + random crop the best pair; that it trains with it is ours.
     "flip": Key(True, "mirroring of half of the images left to right"),
     "crop_pad": Key(4, "pixels of padding for the random crop; 0 for none", 0, 31),
     "crop_mode": Key(
@@ -225,7 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet20": {},
     # The report's base configuration, without mixup and dropout; its constant rate is ours.
     "baseline": {"mixup_alpha": 0.0, "schedule": "constant", **_NO_DROPOUT},
-    # ResNet-20 in few minutes (docs/recipe.md): 91.41 % of the 10,000 test images, 92.60 %
+    # ResNet-20 in fewer minutes (docs/recipe.md): 91.41 % of the 10,000 test images, 92.60 %
     # with flips and shifts (mean of seeds 0 to 2), after 32 epochs, 84 minutes (seeds 1 and 2) on
     # one core of an Intel Xeon (model 207); python main.py train --preset fast --save-dir RUN.
     "fast": {

@@ -150,7 +150,8 @@ def _train(parser) -> None:
 def _test(parser) -> None:
     _add_preset(parser)
     add = _add_data(parser, RUN_FOLDER).add_argument
-    add("--input", dest="images", type=Path, metavar="IMAGES", help="labelled images of your own")
+    text = "labelled images of your own: .npy, PNG, JPEG, or a folder of pictures"
+    add("--input", dest="images", type=Path, metavar="PATH", help=text)
     add("--labels", type=Path, metavar="LABELS.NPY", help="labels of --input, integers 0..K-1")
     text = "images of the run: valid to choose by, train to see how well it knows its own"
     add("--split", choices=Configure.SPLITS, help=f"{text} (default: test)")
@@ -181,7 +182,7 @@ def _study(parser) -> None:
     add("name", choices=studies, help=text)
     add("--seeds", type=int, metavar="N", help="runs of each configuration (default: the study's)")
     add("--jobs", type=int, metavar="N", help="runs at a time, each on its own cores or GPU")
-    add("--only", metavar="ROW", help="name of a configuration of which one run is trained")
+    add("--only", metavar="ROW", help="train one run of this configuration, with --seed")
     add("--seed", type=int, metavar="S", help="seed of the run of --only (default: 0)")
     _add_data(parser, "folder of the study (default: code/saved_models/study-NAME)")
     group = parser.add_argument_group("all runs")
@@ -208,7 +209,7 @@ def _export(parser) -> None:
     _add_folder(parser, RUN_FOLDER)
     add = parser.add_argument
     formats = ("keras", "savedmodel", "onnx", "litert")
-    add("--format", choices=formats, required=True, help="program that is to read it")
+    add("--format", choices=formats, required=True, help="format of the file")
     add("--output", type=Path, metavar="FILE", help="file or folder (default: in the run's folder)")
 
 
@@ -224,7 +225,7 @@ def _tune(parser) -> None:
     data = _add_data(parser, "folder of the search (default: code/saved_models/PRESET-tune)")
     _add_all_keys(parser, data)
     add = parser.add_argument_group("search").add_argument
-    text = "trainings in all, of all processes (default: 50), of 10 epochs unless --epochs says"
+    text = "trainings in all, of all processes (default: 50); of 10 epochs without --epochs"
     add("--trials", type=int, help=text)
     add("--minutes", type=_minutes, help="begin no training after so long (default: no limit)")
     searched = "\n".join(f"  --{name.replace('_', '-')}" for name in Configure.TUNED)

@@ -167,9 +167,10 @@ def test_the_page_says_each_number_in_its_place(results):
     assert mixed.startswith("| mixed: with | 89.54 | 77.83 ± 2.02 | 77.50, 80.00, 76.00 | +2.67 (")
 
 
-def test_the_page_says_which_seed_ran_where(results):
+def test_the_page_says_once_what_holds_for_all_and_else_which_seed_ran_where(results):
     runs = results["rows"][0]["runs"]
-    assert "| a, 2 cores |" in page.markdown(results, {})
+    assert "| a, 2 cores |" not in page.markdown(results, {})
+    assert "\n* processor: a, 2 cores\n" in page.markdown(results, {})
     runs[1]["processor"] = "b"
     assert "| a, 2 cores (seed 0, 2); b, 2 cores (seed 1) |" in page.markdown(results, {})
 
@@ -256,10 +257,20 @@ def test_curves_are_the_means_over_the_seeds_and_a_leak_is_named(results, figure
     assert loss.lines[0].get_label() == "plain: without"
 
 
+def test_more_rows_than_colours_get_more_panels(results, figure_of):
+    row = results["rows"][0]
+    results["rows"] = [{**row, "name": f"row{number}"} for number in range(9)]
+    figure = figure_of(plots.curves_png, results)
+    assert [len(axes.lines) for axes in figure.axes] == [5, 5, 4, 4]
+    assert figure.axes[3].lines[3].get_label() == "row8: without"
+    upper, lower = figure.axes[1::2]
+    assert upper.get_ylim() == lower.get_ylim() and upper.get_xlim() == lower.get_xlim()
+
+
 def test_matrices_have_the_true_class_in_their_columns(results, figure_of):
     assert plots.matrices_png(results) is None  # no row of the report's figures
     row = results["rows"][0]
-    row.update(name="adam", confusion_matrix=[[97, 1], [2, 100]])  # rows are the true classes
+    row.update(name="adam", confusion_matrix=[[291, 3], [6, 300]])  # of 3 seeds, true in rows
     results["dataset"] = "shapes"
     assert plots.matrices_png(results) is None  # its figures are of other images
     results["dataset"] = "cifar10"

@@ -77,7 +77,9 @@ def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     )
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     image = draw_matrix(axes, matrix, matrix, class_names)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="images")
+    most = image.norm.vmax
+    ticks = [n for power in range(9) for n in (10**power, 3 * 10**power) if n <= most]
+    figure.colorbar(image, ax=axes, shrink=0.8, label="images", ticks=[0, *ticks])
     return to_png(figure)
 
 

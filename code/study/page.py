@@ -128,8 +128,13 @@ def _circumstances(rows: list[dict]) -> str:
         for row in rows
         for run in row["runs"]
     }
-    table = _table(header, *lines)
-    return f"## How it was run\n\n{table}\n\nVersions: {'; '.join(sorted(versions))}."
+    # What holds for all of several rows is said once.
+    columns = list(zip(header, *lines, strict=True))
+    same = [column for column in columns if len(rows) > 1 and len(set(column[1:])) == 1]
+    table = _table(*zip(*(column for column in columns if column not in same), strict=True))
+    said = [f"* {name}: {value}" for name, value, *_ in same]
+    said.append(f"* versions: {'; '.join(sorted(versions))}")
+    return "\n".join(["## How it was run", "", table, "", "Of all of them:", "", *said])
 
 
 def _machines(runs: list[dict]) -> str:

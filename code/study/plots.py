@@ -11,41 +11,54 @@ from sources.cifar import CIFAR10
 from study.report import DATASET, FIGURES, TEST_IMAGES
 
 # Okabe and Ito's palette without yellow, which is hard to see on white: told apart with every kind
-# of colour vision. Seven colours and four line styles make 28 different curves.
+# of colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")
 
 
 @plain_matplotlib()
 def curves_png(results: dict) -> bytes:
-    """Draw training loss and validation accuracy of all rows: the mean, a band over the seeds."""
+    """Draw training loss and validation accuracy of all rows: the mean, a band over the seeds.
+
+    More rows than colours get several pairs of panels, one below the other.
+    """
+    rows = [row for row in results["rows"] if row["runs"]]
+    pairs = np.array_split(np.arange(len(rows)), -(-len(rows) // len(COLORS)))
+    figure = new_figure(13, len(pairs) * (4 + 0.13 * len(pairs[0])), _title(results))
+    panels = (("train_loss", "training loss", 1), ("valid_accuracy", "validation accuracy, %", 100))
+    drawn = []
+    for part, numbers in zip(figure.subfigures(len(pairs), squeeze=False).flat, pairs, strict=True):
+        drawn.append(part.subplots(1, 2))
+        for axes, panel in zip(drawn[-1], panels, strict=True):
+            _curves(axes, [rows[number] for number in numbers], *panel)
+        # The sides share the legend, which stands below them.
+        where = {"loc": "outside lower center", "ncols": 2, "fontsize": 9}
+        part.legend(*axes.get_legend_handles_labels(), **where)
+    longest = max(run["epochs"] for row in rows for run in row["runs"])
+    for column in zip(*drawn, strict=True):
+        lows, highs = zip(*(axes.get_ylim() for axes in column), strict=True)
+        for axes in column:
+            axes.set(xlim=(0.5, longest + 0.5), ylim=(min(lows), max(highs)))
+    return to_png(figure)
+
+
+def _curves(axes, rows: list[dict], column: str, label: str, scale: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    rows = [row for row in results["rows"] if row["runs"]]
-    figure = new_figure(13, max(5.5, 2.2 + 0.26 * len(rows)), _title(results))
-    panels = (("train_loss", "training loss", 1), ("valid_accuracy", "validation accuracy, %", 100))
-    # The sides share the legend, which stands below them.
-    for axes, (column, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        for i, row in enumerate(rows):
-            histories = [run["history"][column] for run in row["runs"]]
-            shortest = min(map(len, histories))
-            values = scale * np.array([h[:shortest] for h in histories], np.float64)
-            color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
-            epochs = np.arange(1, shortest + 1)
-            label = textwrap.shorten(f"{row['name']}: {row['text']}", 75, placeholder=" ...")
-            marker = "o" if shortest == 1 else None
-            axes.plot(epochs, values.mean(0), line, color=color, marker=marker, label=label)
-            if len(values) > 1:
-                axes.fill_between(
-                    epochs, values.min(0), values.max(0), color=color, alpha=0.15, lw=0
-                )
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9
-    )
-    return to_png(figure)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    for i, row in enumerate(rows):
+        histories = [run["history"][column] for run in row["runs"]]
+        shortest = min(map(len, histories))
+        values = scale * np.array([h[:shortest] for h in histories], np.float64)
+        epochs = np.arange(1, shortest + 1)
+        text = textwrap.shorten(f"{row['name']}: {row['text']}", 75, placeholder=" ...")
+        style = {"color": COLORS[i], "ls": LINES[i % len(LINES)], "label": text}
+        axes.plot(epochs, values.mean(0), marker="o" if shortest == 1 else None, **style)
+        if len(values) > 1:
+            band = {"color": COLORS[i], "alpha": 0.15, "lw": 0}
+            axes.fill_between(epochs, values.min(0), values.max(0), **band)
 
 
 @plain_matplotlib()
@@ -71,15 +84,15 @@ def matrices_png(results: dict) -> bytes | None:
             CIFAR10.class_names,
             f"report, figure {figure.number}, {figure.row}: {accuracy}",
         )
-        ours = np.array(row["confusion_matrix"], np.float64).T
-        seeds = f"{len(row['runs'])} seed{'s' * (len(row['runs']) > 1)}"
+        ours = np.array(row["confusion_matrix"], np.float64).T / len(row["runs"])
+        seeds = f", mean of {len(row['runs'])} seeds" * (len(row["runs"]) > 1)
         epochs = " or ".join(map(str, sorted({run["epochs"] for run in row["runs"]})))
         accuracy = f"diagonal {100 * ours.trace() / ours.sum():.2f} %"
         _matrix(
             below,
             ours,
             results["class_names"],
-            f"ours, {row['name']}, {epochs} epochs, sum of {seeds}: {accuracy}",
+            f"ours, {row['name']}, {epochs} epochs{seeds}: {accuracy}",
         )
     return to_png(picture)
 

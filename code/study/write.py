@@ -14,8 +14,8 @@ CAPTIONS = {
     "curves.png": "Training loss and validation accuracy: the mean over the seeds, and the band "
     "between the lowest and the highest. The training loss of mixed or smoothed labels cannot be "
     "compared with that of others.",
-    "matrices.png": "Confusion matrices: above, the report's figures 3 to 5; below, ours, summed "
-    "over the seeds. As in the report, the true class is in the columns. Cells that cannot be "
+    "matrices.png": "Confusion matrices: above, the report's figures 3 to 5; below, ours, the "
+    "mean over the seeds. As in the report, the true class is in the columns. Cells that cannot be "
     "read in the report follow from the 1,000 images of each column; the two marked ? do not.",
 }
 
