@@ -264,10 +264,10 @@ class Row(NamedTuple):
 
     name: str  # of its runs' folders
     text: str  # what it is, and what in it is not from the report
-    # Of the preset; a function gives a value from the others.
+    # In place of the preset's values; a function gives a value from the others.
     overrides: Mapping[str, Any] = MappingProxyType({})
     against: str | None = None  # name of the row that it is compared with
-    question: str | None = None  # "yes" is: this row is higher, or lower where ``lower`` says so
+    question: str | None = None  # answered "yes" where this row is higher (``lower``: lower)
     reported: float | None = None  # public test accuracy in the report, %
     claim: str | None = None  # what the report concludes
     lower: bool = False
@@ -285,7 +285,6 @@ class Study(NamedTuple):
     seeds: int = 3
 
 
-_TUNED = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True}
 _PLAIN = {"flip": False, "crop_pad": 0, "mixup_alpha": 0.0}
 _FLIP_CROP = {"mixup_alpha": 0.0}
 _AUGMENTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -382,7 +381,7 @@ STUDIES: dict[str, Study] = {
             Row(
                 "sgd_tuned",
                 "final learner with SGD, Nesterov 0.9; rate 0.05 is ours",
-                _TUNED,
+                {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True},
                 *("adam", "is tuned SGD worse than Adam?"),
                 lower=True,
             ),
@@ -489,7 +488,7 @@ def configure(
     return configs
 
 
-def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[str]:
+def doubts(overrides: dict[str, Any], configs: dict[str, Any]) -> list[str]:
     """Name what was asked for and changes nothing, or not what it seems to.
 
     Args:
@@ -499,7 +498,7 @@ def without_effect(overrides: dict[str, Any], configs: dict[str, Any]) -> list[s
     Returns:
         A sentence for each.
     """
-    lines = [line for name in overrides if (line := lacks(name, configs))]
+    lines = [line for name in overrides if (line := why_no_effect(name, configs))]
     return [*lines, line] if (line := cut_cosine(configs)) else lines
 
 
@@ -521,13 +520,15 @@ def cut_cosine(configs: dict[str, Any]) -> str:
     return ""
 
 
-def lacks(name: str, configs: dict[str, Any]) -> str:
+def why_no_effect(name: str, configs: dict[str, Any]) -> str:
     """Why a key has no effect in the complete ``training_configs``, in a sentence; "" if it has."""
     for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
         found = configs[other]
         if found not in values if values else not found:
             wanted = " or ".join(values) if values else "above 0"
             return f"{name} has no effect: it needs {other} {wanted}, found {found}"
+    if name == "small_share" and configs[name] and not round(configs[name] * configs["epochs"]):
+        return f"{name} has no effect: {configs[name]} of {configs['epochs']} epochs is none"
     return ""
 
 

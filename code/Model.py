@@ -23,6 +23,7 @@ from training.loop import Progress, Training
 from training.schedules import small_epochs
 from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
+INPUT_SHAPE = (32, 32, 3)  # height, width, channels
 INFERENCE_BATCH = 1000
 
 
@@ -46,7 +47,6 @@ class Model:
 
     Args:
         model_configs: the complete dictionary of Configure.py.
-        input_shape: height, width, channels.
         num_classes: >= 2.
         strategy: of ``machine.cluster.make_strategy``, for training; the default one for None.
         inference_precision: "float32" or "bfloat16", of ``evaluate`` and ``predict_prob``. In
@@ -64,7 +64,6 @@ class Model:
     def __init__(
         self,
         model_configs: dict,
-        input_shape: tuple[int, int, int] = (32, 32, 3),
         num_classes: int = 10,
         strategy: tf.distribute.Strategy | None = None,
         inference_precision: str = "float32",
@@ -72,11 +71,11 @@ class Model:
         self.configs = dict(model_configs)
         self.precision, _ = processor.choose_precision(self.configs["precision"])
         self._inference_precision = inference_precision
-        self._input_shape, self._num_classes = input_shape, num_classes
+        self._num_classes = num_classes
         self._strategy = strategy or tf.distribute.get_strategy()
         with self._strategy.scope():
             self.network = self._build()
-        self.mean = np.zeros(input_shape, np.float32)
+        self.mean = np.zeros(INPUT_SHAPE, np.float32)
         self._inference = [self._make_inference(device) for device in devices_of(self._strategy)]
 
     @classmethod
@@ -209,7 +208,7 @@ class Model:
             tf.constant(x_train[chosen]),
             tf.constant(y_train[chosen]),
             tf.constant(mean),
-            ImageUtils.draw(seed, batch_size, self._input_shape, training_configs),
+            ImageUtils.draw(seed, batch_size, INPUT_SHAPE, training_configs),
             training_configs,
             self._num_classes,
             small,
@@ -280,8 +279,8 @@ class Model:
         @tf.function(
             autograph=False,
             input_signature=[
-                tf.TensorSpec([None, *self._input_shape], tf.uint8),
-                tf.TensorSpec(self._input_shape, tf.float32),
+                tf.TensorSpec([None, *INPUT_SHAPE], tf.uint8),
+                tf.TensorSpec(INPUT_SHAPE, tf.float32),
             ],
         )
         def probabilities(images, mean):
@@ -292,7 +291,7 @@ class Model:
 
     def _build(self, precision: str | None = None, folded: bool = False) -> keras.Model:
         return resnet_v1(
-            self._input_shape,
+            INPUT_SHAPE,
             self.configs["depth"],
             self._num_classes,
             self.configs["width"],
@@ -303,7 +302,7 @@ class Model:
         )
 
     def _check(self, x, y=None):
-        shape = (len(x), *self._input_shape)
+        shape = (len(x), *INPUT_SHAPE)
         if x.dtype != np.uint8 or x.shape != shape:
             raise ValueError(
                 f"images: expected uint8 {shape}, 0..255, found {x.dtype} {x.shape}; convert "

@@ -59,8 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
             if OVERRIDES not in values:
                 # It has named the folder of a run, whose record says all.
                 values.pop("preset", None)
-        # The pictures need no window: a notebook's or desktop's choice must not matter.
-        os.environ["MPLBACKEND"] = "agg"
         try:
             if "save_dir" in values:
                 values["save_dir"] = Path(os.path.realpath(values["save_dir"]))
@@ -83,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _explain(error: Exception) -> tuple[str, int]:
     """One line and the exit code for an error."""
     line = " ".join(str(error).split())
+    if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):  # TensorFlow's, too
+        return "expected more memory, found none; lower --batch-size or --width", 2
     if hasattr(error, "exit_code"):
         return line, error.exit_code
     if isinstance(error, ValueError):
@@ -160,11 +160,11 @@ def _test(parser) -> None:
 
 def _predict(parser) -> None:
     _add_preset(parser)
+    parser.set_defaults(default_output=CODE.parent / "predictions.npy")
     add = _add_data(parser, RUN_FOLDER).add_argument
     sources = "images to classify: .npy, PNG, JPEG, or a folder of pictures"
     add("--input", dest="images", type=Path, metavar="PATH", help=sources)
     add("--skip-damaged", action="store_true", help="leave damaged pictures out")
-    parser.set_defaults(default_output=CODE.parent / "predictions.npy")
     add(
         "--output",
         type=Path,

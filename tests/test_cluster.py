@@ -239,7 +239,7 @@ def test_one_device_and_no_cluster_is_the_default_strategy():
     with cluster.joining("one") as strategy:
         assert cluster.is_chief(strategy)
         assert cluster.describe(strategy) == {"workers": 1, "replicas": 1}
-        assert cluster.share(strategy, b"all") == b"all"
+        assert cluster.broadcast(strategy, b"all") == b"all"
 
 
 def test_mirrored_can_be_asked_for():

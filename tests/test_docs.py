@@ -121,7 +121,7 @@ def test_every_command_is_one_of_the_program(page, monkeypatch, capsys):
         if "train" in given:
             values = given["train"]
             _, training = Configure.configure(values["preset"], values["overrides"])
-            assert Configure.without_effect(values["overrides"], training) == [], command
+            assert Configure.doubts(values["overrides"], training) == [], command
 
 
 def test_every_link_leads_somewhere():

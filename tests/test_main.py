@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -324,9 +325,8 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(
 ):
     arguments = ("train", *TINY, "--save-dir", tmp_path / "run")
     with monkeypatch.context() as patch:
-        # As a scheduler warns, and as early as it may; tests/crash.py sends others, and later.
-        warn = functools.partial(signal.raise_signal, signal.SIGUSR1)
-        patch.setattr(processor, "prepare_tensorflow", warn)
+        # As a scheduler warns; tests/crash.py sends others, and later.
+        patch.setattr("verbs.train._present", lambda *_: signal.raise_signal(signal.SIGUSR1))
         patch.setattr(processor, "cores", lambda: 99)
         assert run(*arguments) == 75
     assert "the same command goes on from there" in capfd.readouterr().err
@@ -336,6 +336,18 @@ def test_a_run_that_is_ended_by_a_signal_goes_on_to_the_same_bits(
     assert digest(tmp_path / "run") == digest(trained)
     (change,) = json.loads((tmp_path / "run" / "run.json").read_text())["machine_changes"]
     assert change == f"hardware cores: was 99, is {processor.cores()}"
+
+
+def test_a_signal_before_the_first_step_leaves_the_run_that_is_there(
+    trained, tmp_path, monkeypatch, capfd
+):
+    shutil.copytree(trained, tmp_path / "run")
+    warn = functools.partial(signal.raise_signal, signal.SIGTERM)
+    monkeypatch.setattr(processor, "prepare_tensorflow", warn)
+    assert run("train", *TINY, "--seed", "9", "--save-dir", tmp_path / "run") == 75
+    assert "stopped before the first step; nothing was changed" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert digest(tmp_path / "run") == digest(trained)
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_half_file(tmp_path):
@@ -453,6 +465,7 @@ def test_a_damaged_run_is_refused(trained, tmp_path, fails, name, old, new, mess
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device"), 6, "[Errno 28] No space left on device"),
         (ModuleNotFoundError("No module named 'tqdm'"), 2, "No module named 'tqdm'; install it"),
+        (MemoryError(), 2, "expected more memory, found none; lower --batch-size or --width"),
         (ZeroDivisionError("two\nlines"), 1, "unexpected ZeroDivisionError: two lines; --debug"),
     ],
 )
@@ -632,7 +645,8 @@ def test_private_images_that_were_found_are_not_replaced_either(tmp_path, fails)
 
 def test_flags_without_effect_are_warned_of(tmp_path, capfd):
     flags = ("--optimizer", "adam", "--nesterov", "--crop-pad", "0", "--crop-mode", "reflect")
+    flags += ("--small-share", "0.1")
     arguments = ("train", *TINY, *flags, "--batch-size", "60000", "--save-dir", tmp_path / "run")
     assert run(*arguments) == 2
     warned = [x for x in capfd.readouterr().err.splitlines() if x.startswith("warning: ")]
-    assert [x.split()[1] for x in warned] == ["nesterov", "crop_mode"]
+    assert [x.split()[1] for x in warned] == ["nesterov", "crop_mode", "small_share"]

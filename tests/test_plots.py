@@ -101,6 +101,13 @@ def test_confusion_matrix_picture_names_and_counts_everything(figure_of):
     assert cells[0, 0].get_color() == "white" and cells[2, 2].get_color() == "black"
 
 
+def test_the_confusion_matrix_of_very_many_classes_has_no_words(figure_of):
+    side = plots.READABLE_CLASSES + 1
+    metrics = {"dataset": "many", "n": side, "accuracy": 1.0, "confusion_matrix": np.eye(side)}
+    figure = figure_of(plots.confusion_matrix_png, metrics, [str(n) for n in range(side)])
+    assert len(figure.axes[0].texts) == 0 and max(figure.get_size_inches()) < 70
+
+
 def test_mistakes_are_shown_surest_first_and_unsmoothed(figure_of):
     figure = figure_of(plots.mistakes_png, X, Y, P, NAMES, "four")
     assert figure.get_suptitle() == "four: 2 of 2 mistakes in 4 images, most confident first"

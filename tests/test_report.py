@@ -119,6 +119,7 @@ def test_the_command_trains_the_same_configuration(run, capsys, trained_by):
     line = next(line for line in text.splitlines() if line.startswith("python main.py"))
     given = trained_by(line.removeprefix("python main.py "))
     assert Configure.configure(given["preset"], given["overrides"]) == configs
+    assert given["save_dir"] == run
 
 
 def test_the_command_of_a_leaked_run_is_that_of_its_study(run, capsys):

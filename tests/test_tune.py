@@ -107,6 +107,12 @@ def test_no_rate_is_drawn_below_the_lowest_of_the_schedule(search):
     assert all(0.02 <= configs["learning_rate"] <= 0.3 for configs in Trainer.seen)
 
 
+def test_a_search_warns_of_what_its_trials_do_not_show(search):
+    _, _, err = search("--nesterov", "--schedule", "cosine", "--t-0", "8", "--trials", "0")
+    assert "warning: nesterov has no effect" in err
+    assert "warning: epochs: the run ends in the middle of a cosine" in err
+
+
 def test_a_search_goes_on_where_it_was(search, tmp_path):
     search("--trials", "2", plan=[[0.1]])
     code, out, _ = search("--trials", "3", plan=[[0.9]])

@@ -106,8 +106,8 @@ def talk(output: Path, environment: dict[str, str]) -> None:
         with pytest.raises(WorkerError), cluster.joining() as strategy:
             chief = cluster.is_chief(strategy)
             data = bytes(2**24) + b"." if chief else b""  # 2^24 + 1 is no float32
-            found["shared"] = cluster.share(strategy, data) == bytes(2**24) + b"."
-            found["nothing"] = cluster.share(strategy, b"") == b""
+            found["shared"] = cluster.broadcast(strategy, data) == bytes(2**24) + b"."
+            found["nothing"] = cluster.broadcast(strategy, b"") == b""
             found["any"] = [cluster.any_process(strategy, flag) for flag in (False, not chief)]
             attempt("in_chief", lambda: [1])
             attempt("in_chief", fail)

@@ -108,16 +108,16 @@ def describe(strategy: tf.distribute.Strategy) -> dict[str, int]:
     return {"workers": workers, "replicas": replicas}
 
 
-def share(strategy: tf.distribute.Strategy, data: bytes) -> bytes:
+def broadcast(strategy: tf.distribute.Strategy, data: bytes) -> bytes:
     """Give the chief's data to every process; the others' is ignored.
 
     Collective: every process of the job must call it.
     """
     if not _has_workers(strategy):
         return data
-    length = int.from_bytes(_share(strategy, len(data).to_bytes(8, "little"), 8), "little")
+    length = int.from_bytes(_broadcast(strategy, len(data).to_bytes(8, "little"), 8), "little")
     # TensorFlow's collectives crash on an empty array.
-    return _share(strategy, data, length) if length else b""
+    return _broadcast(strategy, data, length) if length else b""
 
 
 def any_process(strategy: tf.distribute.Strategy, flag: bool) -> bool:
@@ -150,7 +150,7 @@ def in_chief(strategy: tf.distribute.Strategy, work: Callable[[], Any]) -> Any:
             answer = {"result": work()}
         except UserError as error:
             answer, failure = {"error": str(error)}, error
-    answer = json.loads(share(strategy, json.dumps(answer).encode()))
+    answer = json.loads(broadcast(strategy, json.dumps(answer).encode()))
     if "error" in answer:
         raise failure or WorkerError(f"the chief could not go on: {answer['error']}")
     return answer["result"]
@@ -165,7 +165,7 @@ def _has_workers(strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def _share(strategy, data: bytes, length: int) -> bytes:
+def _broadcast(strategy, data: bytes, length: int) -> bytes:
     # Bytes travel as float32, which every kind of device and collective adds up exactly.
     padded = np.zeros(length, np.float32)
     if is_chief(strategy):

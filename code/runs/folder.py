@@ -109,12 +109,14 @@ class Run:
             return True
         unfinished = self._state[1]["run"]
         if found := differences(unfinished, self._record, IDENTIFY_UNFINISHED):
-            raise RunError(
-                f"{self.folder}: expected an unfinished run of the same kind, found other values: "
-                f"{'; '.join(found)}; use the old values, --fresh, or another --save-dir. To go on "
-                "from its weights with other values, finish it first, then begin another run with "
-                "--init-from; to lower the rate on the way: --schedule steps"
-            )
+            line = f"expected a run of the same kind to go on with, found {'; '.join(found)}"
+            advice = "use the old values, --fresh, or another --save-dir"
+            if finished is None:
+                advice += (
+                    ". To go on from its weights with other values, finish it first, then begin "
+                    "another run with --init-from; to lower the rate on the way: --schedule steps"
+                )
+            raise RunError(f"{self.folder}: {line}; {advice}")
         changed = differences(unfinished, self._record, DESCRIBE_MACHINE)
         self.machine_changes = unfinished.get("machine_changes", []) + changed
         if changed:

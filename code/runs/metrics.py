@@ -117,7 +117,7 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, num_classes: int) -> 
     return pairs.reshape(num_classes, num_classes)
 
 
-def views(values: dict) -> str:
+def describe_views(values: dict) -> str:
     """How an image was looked at, besides as it is, in words, by its keys test_time_*."""
     words = ["with its mirror image"] * values["test_time_flip"]
     words += ["moved by a pixel"] * values["test_time_shift"]
@@ -170,7 +170,7 @@ def read_test_metrics(folder: Path, record: dict) -> dict | None:
             f"{path}: expected what python main.py test writes of this run, found {error!r}; run "
             "it again"
         ) from error
-    # One of before these keys were there.
+    # A file that was written before these keys existed lacks them.
     return {**dict.fromkeys(Configure.TEST_TIME, False), **found}
 
 

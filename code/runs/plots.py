@@ -16,13 +16,14 @@ import numpy as np
 
 Array = np.ndarray
 Names = Sequence[str]
+READABLE_CLASSES = 100  # of more, a matrix is drawn without names and numbers
 
 
 @contextlib.contextmanager
 def plain_matplotlib():
     """Draw as matplotlib comes, whatever MPLBACKEND and matplotlibrc say."""
-    # No backend is needed, but the import refuses one that is not installed, as a notebook's.
-    os.environ.pop("MPLBACKEND", None)
+    # No window is needed, and the import refuses a backend that is not installed.
+    os.environ["MPLBACKEND"] = "agg"
     import matplotlib
 
     with matplotlib.rc_context():
@@ -70,26 +71,39 @@ def curves_png(history: list[dict], title: str) -> bytes:
 def confusion_matrix_png(metrics: dict, class_names: Names) -> bytes:
     """Draw the confusion matrix of ``metrics.measure`` and a "dataset", with all counts."""
     matrix = np.asarray(metrics["confusion_matrix"])
+    readable = len(matrix) <= READABLE_CLASSES
     accuracy = f"top-1 accuracy {100 * metrics['accuracy']:.2f} %"
-    side = 2.5 + 0.6 * len(matrix)
+    side = 2.5 + 0.6 * min(len(matrix), READABLE_CLASSES)
     figure = new_figure(
         side + 0.8, side, f"{metrics['dataset']}: {metrics['n']:,} images, {accuracy}"
     )
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
-    image = draw_matrix(axes, matrix, matrix, class_names)
+    image = draw_matrix(axes, matrix, matrix, class_names, words=readable)
     most = image.norm.vmax
     ticks = [n for power in range(9) for n in (10**power, 3 * 10**power) if n <= most]
     figure.colorbar(image, ax=axes, shrink=0.8, label="images", ticks=[0, *ticks])
     return to_png(figure)
 
 
-def draw_matrix(axes, matrix: Array, shades: Array, class_names: Names, size: float | None = None):
-    """Draw a matrix ``[K, K]``, "?" for NaN, on ``shades`` of blue; give matplotlib's image."""
+def draw_matrix(
+    axes,
+    matrix: Array,
+    shades: Array,
+    class_names: Names,
+    size: float | None = None,
+    words: bool = True,
+):
+    """Draw a matrix ``[K, K]``, "?" for NaN, on ``shades`` of blue; give matplotlib's image.
+
+    Without ``words``, the names and numbers are left out.
+    """
     from matplotlib.colors import PowerNorm
 
     # On a linear scale ten errors in a thousand images would be as white as none.
     norm = PowerNorm(0.3, vmin=0, vmax=max(1, shades.max()))
     image = axes.imshow(shades, cmap="Blues", norm=norm)
+    if not words:
+        return image
     places, turned = range(len(matrix)), {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(places, class_names, fontsize=size, parse_math=False, **turned)
     axes.set_yticks(places, class_names, fontsize=size, parse_math=False)

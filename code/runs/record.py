@@ -98,7 +98,7 @@ def read_record(path: Path) -> dict:
     return record
 
 
-def seen(record: dict) -> str:
+def leak_note(record: dict) -> str:
     """What must be said of a run's results, after what they are of; "" for an honest run."""
     return " (TRAINED ON THE TEST IMAGES)" if record.get("seen_test_images") else ""
 
@@ -124,7 +124,7 @@ def differences(old: dict, new: dict, keys: tuple[str, ...], strict: bool = Fals
         old: record of the run in the folder.
         new: record of the run that is asked for.
         keys: compared with all that is in them, except for the reason of a precision.
-        strict: name also what a run may be continued with.
+        strict: name also the keys whose values may change when a run resumes.
     """
     found = []
     for key in keys:

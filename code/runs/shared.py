@@ -56,7 +56,7 @@ class SharedRun:
     def load_state(self) -> tuple[dict[str, np.ndarray], dict] | None:
         """See ``Run.load_state``."""
         state = None if self._run is None else self._run.load_state()
-        data = cluster.share(self._strategy, b"" if state is None else states.encode(*state))
+        data = cluster.broadcast(self._strategy, b"" if state is None else states.encode(*state))
         return states.decode(data) if data else None
 
     def save_state(self, arrays: dict[str, np.ndarray], progress: dict, wait: bool = False) -> None:

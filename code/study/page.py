@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from runs.metrics import views
+from runs.metrics import describe_views
 from study.report import DATASET
 
 NONE = "–"
@@ -31,10 +31,10 @@ def markdown(results: dict, pictures: dict[str, str]) -> str:
         return "\n\n".join(parts) + "\n"
     epochs = _all(rows, "epochs")
     parts.append(
-        f"Data: {results['dataset']}, {results['test_images']} test images{views(results['how'])}, "
-        "measured at the last epoch of a run in float32. Accuracy is top-1, "
-        "in percent: the mean over the seeds, ± the standard deviation, and each seed's own; for "
-        "one seed, Wilson's 95 % interval."
+        f"Data: {results['dataset']}, {results['test_images']} test images"
+        f"{describe_views(results['how'])}, measured at the last epoch of a run in float32. "
+        "Accuracy is top-1, in percent: the mean over the seeds, ± the standard deviation, and "
+        "each seed's own; for one seed, Wilson's 95 % interval."
     )
     if any(row["difference"] for row in rows):
         parts[-1] += (

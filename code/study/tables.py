@@ -14,7 +14,7 @@ from machine.errors import RunError
 from runs.metrics import HISTORY_FILE, TEST_FILE, TRAIN_FILE, read_test_metrics, wilson_interval
 from runs.record import RECORD_FILE, read_record
 
-NUMBERS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
+DENOMINATORS = {"accuracy": "n", "memorized": "false_labels"}  # what a share is one of
 CURVES = ("train_loss", "valid_accuracy")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
 T95 = (
@@ -195,7 +195,7 @@ def _difference(row: Row, ours: dict, theirs: dict) -> dict | None:
         mean, low, high = paired_interval([a[row.measure] - b[row.measure] for a, b in pairs])
     else:
         # Right answers of the test images, or memorized ones of the false labels.
-        (p, n), (q, m) = ((run[row.measure], run[NUMBERS[row.measure]]) for run in pairs[0])
+        (p, n), (q, m) = ((run[row.measure], run[DENOMINATORS[row.measure]]) for run in pairs[0])
         mean, low, high = newcombe_interval(round(p * n), n, round(q * m), m)
     sign = -1 if row.lower else 1
     bounds = sorted((sign * low, sign * high))

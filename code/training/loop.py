@@ -33,7 +33,7 @@ class Progress:
         step: completed steps of the whole run.
         history: a row for each completed epoch.
         losses: of the steps of the epoch under way.
-        right: right answers in the epoch under way.
+        correct: answers that were, in the epoch under way.
         epoch_seconds: time spent in the steps of the epoch under way.
         seconds: time spent in the whole run until the last save.
     """
@@ -41,7 +41,7 @@ class Progress:
     step: int = 0
     history: list[dict] = dataclasses.field(default_factory=list)
     losses: list[float] = dataclasses.field(default_factory=list)
-    right: int = 0
+    correct: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -50,16 +50,16 @@ class Progress:
 class Training:
     """Runs a ``TrainStep`` over epochs, saves, and stops when it is told to: see ``Model.train``.
 
-    ``validate`` gives the validation loss and accuracy, or None for each; ``folder`` is a
+    ``validate`` gives the validation loss and accuracy, or None for each; ``shared_run`` is a
     ``SharedRun`` or None; all workers must hear ``stop`` together.
     """
 
     step: TrainStep
-    images: int  # number of training images
+    num_images: int  # for training
     seed: int  # of their order
     configs: dict
     validate: Callable[[], tuple[float | None, float | None]]
-    folder: Any
+    shared_run: Any
     save_seconds: float
     stop: Callable[[int], bool]
     on_epoch: Callable[[dict, list[dict], int, float], None]
@@ -68,7 +68,7 @@ class Training:
     def __post_init__(self):
         images_per_call = IMAGES_PER_CALL * (GPU_SPEEDUP if processor.count_gpus() else 1)
         self._steps_in_call = max(1, images_per_call // self.configs["batch_size"])
-        self._steps = self.images // self.configs["batch_size"]  # of an epoch
+        self._steps = self.num_images // self.configs["batch_size"]  # of an epoch
         self._order = None  # of the images in the epoch under way
 
     def run(self) -> Progress:
@@ -119,8 +119,8 @@ class Training:
         epoch, place = divmod(progress.step, self._steps)
         steps = range(progress.step, progress.step + min(self._steps_in_call, self._steps - place))
         if self._order is None or place == 0:
-            self._order = tf.constant(epoch_order(self.seed, epoch, self.images))
-        losses, right = self.step.run(
+            self._order = tf.constant(epoch_order(self.seed, epoch, self.num_images))
+        losses, correct = self.step.run(
             self._order,
             place * self.configs["batch_size"],
             progress.step,
@@ -131,7 +131,7 @@ class Training:
         if not finite.all():
             raise DivergedError(_DIVERGED.format("the loss", steps[finite.argmin()] + 1))
         progress.losses += np.asarray(losses).tolist()
-        progress.right += int(np.sum(right))
+        progress.correct += int(np.sum(correct))
         progress.step += len(steps)
         progress.epoch_seconds += time.perf_counter() - began
 
@@ -144,9 +144,9 @@ class Training:
                 "epoch": epoch + 1,
                 "learning_rate": learning_rate(epoch * self._steps, self._steps, self.configs),
                 "train_loss": float(np.mean(progress.losses)),
-                # Against mixed labels, "right" would mean nothing.
+                # Against mixed labels, "correct" would mean nothing.
                 "train_accuracy": (
-                    None if self.configs["mixup_alpha"] else progress.right / images
+                    None if self.configs["mixup_alpha"] else progress.correct / images
                 ),
                 "valid_loss": valid_loss,
                 "valid_accuracy": valid_accuracy,
@@ -154,22 +154,22 @@ class Training:
                 "images_per_second": images / progress.epoch_seconds,
             }
         )
-        progress.losses, progress.right, progress.epoch_seconds = [], 0, 0.0
+        progress.losses, progress.correct, progress.epoch_seconds = [], 0, 0.0
 
     def _save(self, progress: Progress, stopping: bool) -> None:
         now = time.perf_counter()
         progress.seconds += now - self._clock
         self._clock = now
-        if self.folder is not None:
+        if self.shared_run is not None:
             arrays = {name: v.numpy() for name, v in self.step.variables.items()}
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise DivergedError(_DIVERGED.format("a weight", progress.step))
             # All workers stop at the same step: they can wait until it is saved.
-            self.folder.save_state(arrays, dataclasses.asdict(progress), wait=stopping)
+            self.shared_run.save_state(arrays, dataclasses.asdict(progress), wait=stopping)
         self._last_save = time.perf_counter()
 
     def _restore(self) -> Progress:
-        state = None if self.folder is None else self.folder.load_state()
+        state = None if self.shared_run is None else self.shared_run.load_state()
         if state is None:
             return Progress()
         arrays, progress = state

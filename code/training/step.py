@@ -13,10 +13,10 @@ from training.layers import dropout_stream, l2_kernels, updated_variables
 from training.optimizers import Optimizer
 
 
-def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
-    """Return the order of the images in one epoch (counted from 0), int32 ``[images]``."""
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """Return the order of the images in one epoch (counted from 0), int32 ``[num_images]``."""
     generator = np.random.Generator(np.random.PCG64([seed, epoch]))
-    return generator.permutation(images).astype(np.int32)
+    return generator.permutation(num_images).astype(np.int32)
 
 
 def step_seed(seed: int, step: tf.Tensor | int) -> tf.Tensor:
@@ -123,7 +123,7 @@ class TrainStep:
             small: train on shrunk images.
 
         Returns:
-            Of each step, float32 ``[S]``: mean loss (without L2) and number of right answers of
+            Of each step, float32 ``[S]``: mean loss (without L2) and number of correct answers of
             the global batch as it was trained on, the second of no meaning with mixup.
         """
         return self._runs[small](order, position, step, rates)
@@ -204,11 +204,11 @@ class TrainStep:
             losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / self._configs["batch_size"]
         gradients = tape.gradient(loss, self._trained)
-        right = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
-        right = tf.math.count_nonzero(right, dtype=tf.float32)
-        *gradients, loss, right = self._sum_over_replicas([*gradients, loss, right])
+        correct = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
+        correct = tf.math.count_nonzero(correct, dtype=tf.float32)
+        *gradients, loss, correct = self._sum_over_replicas([*gradients, loss, correct])
         self._optimizer.apply(self._with_l2(gradients), rate, step)
-        return loss, right
+        return loss, correct
 
     def _sum_over_replicas(self, tensors):
         """All in one piece: what an exchange costs is mostly its number of messages."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import Configure
 from machine.errors import RunError
 from runs import record as records
-from runs.metrics import views
+from runs.metrics import describe_views
 from study import tables
 from study.write import PAGE_FILE, require_own, write_results
 
@@ -53,7 +53,7 @@ def compare(*, runs: list[Path], output: Path) -> None:
         text = ", ".join(f"{key} {values.get(key)}" for key in differing) or "as configured"
         row = Configure.Row(
             next(iter(members)),
-            text + records.seen(values),
+            text + records.leak_note(values),
             against=rows[0].name if rows else None,
             leak=bool(values["seen_test_images"]),
         )
@@ -63,7 +63,7 @@ def compare(*, runs: list[Path], output: Path) -> None:
     results = tables.tabulate("compare", study, found, len(set(runs)))
     write_results(output, results)
     images = f"{results['test_images']:,} test images of {results['dataset']}"
-    print(f"{images}, measured in float32{views(results['how'])}")
+    print(f"{images}, measured in float32{describe_views(results['how'])}")
     for row in results["rows"]:
         seeds = ", ".join(f"{100 * run['accuracy']:.2f}" for run in row["runs"])
         print(f"{row['name']}: {100 * row['accuracy']:.2f} % ({seeds})  {row['text']}")

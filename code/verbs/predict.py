@@ -82,7 +82,8 @@ def predict(
     from Model import INFERENCE_BATCH, Model
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
-    count = f"{source.count:,} image{'s' * (source.count != 1)}{metrics.views(model.configs)}"
+    count = f"{source.count:,} image{'s' * (source.count != 1)}"
+    count += metrics.describe_views(model.configs)
     say(f"predicting {count}: {source.source} ({source.reason})")
     for note in source.notes:
         say(note)

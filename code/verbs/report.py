@@ -12,7 +12,8 @@ import Configure
 from machine import files
 from machine.errors import RunError
 from runs import record as records
-from runs.metrics import accuracy_text, read_test_metrics, views
+from runs.folder import FIRST_PICTURES
+from runs.metrics import accuracy_text, describe_views, read_test_metrics
 
 PICTURES = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
@@ -92,7 +93,7 @@ def _run_page(folder: Path) -> tuple[str, str]:
     last, metrics = record["last_epoch"], read_test_metrics(folder, record)
     parts = [
         f"<p>{escape(_summary(record, metrics))}</p>",
-        _section("Command", _code(_command(record))),
+        _section("Command", _code(_command(record, folder))),
         _section("Training", _picture(folder / "curves.png"), _table(last)),
     ]
     if metrics:
@@ -107,7 +108,7 @@ def _run_page(folder: Path) -> tuple[str, str]:
     digests |= {"initial weights": record["init_from"]} if "init_from" in record else {}
     machine = {**record["versions"], **record["hardware"], "precision": record["precision"]}
     machine["changes on the way"] = record["machine_changes"]
-    pictures = (_picture(folder / name) for name in ("classes.png", "augmented_batch.png"))
+    pictures = (_picture(folder / name) for name in FIRST_PICTURES)
     parts += [
         _section("Data", *pictures),
         _section("Configuration", _table(configs)),
@@ -137,12 +138,13 @@ def _summary(record: dict, metrics: dict | None) -> str:
     if not metrics:
         return f"{line} Not tested yet: python main.py test does."
     return (
-        f"{line} Top-1 accuracy on the test images{views(metrics)}: {accuracy_text(metrics)}, loss "
-        f"{metrics['loss']:.4f}, expected calibration error {metrics['ece']:.4f}."
+        f"{line} Top-1 accuracy on the test images{describe_views(metrics)}: "
+        f"{accuracy_text(metrics)}, loss {metrics['loss']:.4f}, expected calibration error "
+        f"{metrics['ece']:.4f}."
     )
 
 
-def _command(record: dict) -> str:
+def _command(record: dict, folder: Path) -> str:
     """What trains this again: the preset and all that differs from it today."""
     preset = record["preset"] if record["preset"] in Configure.PRESETS else "resnet20"
     configs = {**record["model_configs"], **record["training_configs"]}
@@ -152,7 +154,8 @@ def _command(record: dict) -> str:
     verb = ["train", "--preset", preset]
     if records.trained_on_test(record):  # no flag of train asks for that
         verb = ["study", "leak", "--only", "leak"]
-    words = ["python", "main.py", *verb, *Configure.flags(changed)]
+    words = ["python", "main.py", *verb, *Configure.flags(changed), f"--save-dir={folder}"]
+    words += ["--data-dir=DIR"] * (record["dataset"] == "folder")
     if sha := record.get("init_from"):
         words.append(f"--init-from=RUN of weights {sha[:12]}")
     return shlex.join(words)

@@ -209,7 +209,8 @@ class _Workers:
                         files.write_bytes(task.failure, said.encode())
                         tqdm.write(f"{task.folder.name} failed: {said}")
                 if tables.is_finished(task.folder):
-                    self._say(task)
+                    accuracy = json.loads((task.folder / TEST_FILE).read_text())["accuracy"]
+                    tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
                     self._write(write_numbers)
         except Exception as error:  # to be raised where the user sees it
             self._error = error
@@ -246,10 +247,6 @@ class _Workers:
             for process in self._children.values():
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
-
-    def _say(self, task: _Task) -> None:
-        accuracy = json.loads((task.folder / TEST_FILE).read_text())["accuracy"]
-        tqdm.write(f"{task.folder.name}: test accuracy {100 * accuracy:.2f} %")
 
     def _write(self, write) -> None:
         """Write the results of all runs that are done, by whichever process."""

@@ -73,7 +73,7 @@ def test(
 
     model = Model.load(save_dir, precision, test_time_flip, test_time_shift)
     measured, probabilities = model.evaluate(x, y)
-    name += records.seen(record)
+    name += records.leak_note(record)
     views = {key: model.configs[key] for key in Configure.TEST_TIME}
     how = {"dataset": name, "weights_sha256": record["weights_sha256"], "precision": precision}
     measured = {**how, **views, **measured}
@@ -85,7 +85,7 @@ def test(
             measured["memorized"] = float((probabilities.argmax(1) == trained)[false].mean())
     print(
         f"{save_dir}: {record['network']} trained on {record['dataset']}, measured in {precision}"
-        f"{metrics.views(views)}"
+        f"{metrics.describe_views(views)}"
     )
     print("\n".join(metrics.metrics_lines(measured, class_names)))
     if images is not None:
@@ -96,7 +96,7 @@ def test(
     print(f"\nmetrics: {path}")
     if path.name != metrics.TEST_FILE:
         return
-    title = name + metrics.views(views)
+    title = name + metrics.describe_views(views)
     matrix, mistakes = save_dir / "confusion_matrix.png", save_dir / "mistakes.png"
     shown = {**measured, "dataset": title}
     files.write_bytes(matrix, plots.confusion_matrix_png(shown, class_names))

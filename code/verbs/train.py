@@ -13,9 +13,10 @@ import Configure
 import DataLoader
 from machine import extras, files, processor
 from machine.console import Signals
-from machine.errors import RunError, UserError
+from machine.errors import InterruptedRunError, RunError, UserError
 from runs import metrics, plots, weights
 from runs import record as records
+from runs.folder import FIRST_PICTURES
 from runs.tensorboard import TensorBoard
 
 
@@ -67,7 +68,7 @@ def train(
         record = records.read_record(config)
         base = {**record["model_configs"], **record["training_configs"]}
     model_configs, training_configs = Configure.configure(preset, overrides, base)
-    for line in Configure.without_effect(overrides, training_configs):
+    for line in Configure.doubts(overrides, training_configs):
         warnings.warn(line, stacklevel=1)
     data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror)
     split = training_data(data, model_configs["seed"], training_configs, include_test)
@@ -97,6 +98,8 @@ def train(
             record["parameters"] = model.network.count_params()
             taken = None if init_from is None else _take_weights(model, init_from)
             chief = cluster.is_chief(devices)
+            if cluster.any_process(devices, signals.received()):
+                raise InterruptedRunError("stopped before the first step; nothing was changed")
             with SharedRun(devices, save_dir, record) as run:
                 if not run.begin(fresh):
                     if chief:
@@ -215,9 +218,11 @@ def _present(folder: Path, model, split, record: dict, begins: str | None) -> No
     """Before training: what the data set is, what the network will see of it, and what begins."""
     x_train, y_train, x_valid, _ = split
     names, dataset = record["class_names"], record["dataset"]
-    files.write_bytes(folder / "classes.png", plots.classes_png(x_train, y_train, names, dataset))
+    pictures = [plots.classes_png(x_train, y_train, names, dataset)]
     batch = model.preview_batch(x_train, y_train, record["training_configs"])
-    files.write_bytes(folder / "augmented_batch.png", plots.batch_png(*batch, names, dataset))
+    pictures.append(plots.batch_png(*batch, names, dataset))
+    for name, data in zip(FIRST_PICTURES, pictures, strict=True):
+        files.write_bytes(folder / name, data)
     print(
         f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
         f"{record['network']}: {record['parameters']:,} parameters, "
@@ -229,7 +234,7 @@ def _present(folder: Path, model, split, record: dict, begins: str | None) -> No
 
 def _write_history(folder: Path, history: list[dict], record: dict) -> None:
     epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
-    title = f"{record['dataset']}: {record['network']}, {epochs}{records.seen(record)}"
+    title = f"{record['dataset']}: {record['network']}, {epochs}{records.leak_note(record)}"
     files.write_bytes(folder / metrics.HISTORY_FILE, metrics.history_csv(history).encode())
     files.write_bytes(folder / "curves.png", plots.curves_png(history, title))
 

@@ -16,6 +16,7 @@ from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import DivergedError, InterruptedRunError, RunError, UserError
 from runs import record as records
+from runs.plots import plain_matplotlib
 from verbs.train import training_data
 
 DATABASE = "trials.db"
@@ -57,6 +58,8 @@ def tune(
     epochs = overrides.pop("epochs", EPOCHS)
     given = {**overrides, "epochs": epochs}
     model_configs, training_configs = Configure.configure(preset, given)
+    for line in Configure.doubts(given, training_configs):
+        warnings.warn(line, stacklevel=1)
     seed = model_configs["seed"]
     if not training_configs["valid_size"]:
         raise UserError("valid_size: expected 1 or more images to choose by, found 0")
@@ -65,7 +68,7 @@ def tune(
     searched = {
         name: values
         for name, values in Configure.TUNED.items()
-        if name not in overrides and not Configure.lacks(name, training_configs)
+        if name not in overrides and not Configure.why_no_effect(name, training_configs)
     }
     # What could not be trained is not drawn.
     if rate := searched.get("learning_rate"):
@@ -215,10 +218,10 @@ def _epochs(count: int) -> str:
 
 
 def _draw_study(folder: Path, study) -> None:
-    import matplotlib
-    from optuna.visualization import matplotlib as pictures
+    with plain_matplotlib():
+        import matplotlib
+        from optuna.visualization import matplotlib as pictures
 
-    with matplotlib.rc_context():
         for name in ("optimization_history", "param_importances"):
             # A single trial, or equal ones, say nothing of importance.
             with contextlib.suppress(RuntimeError, ValueError):
