@@ -142,10 +142,10 @@ def test_a_key_that_is_gone_since_changes_nothing_if_it_was_off(tmp_path):
     assert read_record(tmp_path) == FINISHED
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("resnet20", 60), ("fast", 32)])
-def test_a_shipped_run_is_known_again_by_its_command(name, epochs):
+@pytest.mark.parametrize("name", ["resnet20", "fast"])
+def test_a_shipped_run_is_known_again_by_its_command(name):
     from main import SAVED_MODELS
 
-    wanted = Configure.configure(name, {"epochs": epochs})
+    wanted = Configure.configure(name, {})
     asked = dict(zip(("model_configs", "training_configs"), wanted, strict=True))
     assert differences(read_record(SAVED_MODELS / name), asked, tuple(asked)) == []
