@@ -144,7 +144,7 @@ TRAINING_KEYS = {
         0.0, "share of the training labels replaced by another class, drawn with the seed", 0, 1
     ),
     "label_smoothing": Key(0.0, "share of the label spread over all classes", 0, 0.99),
-    # The report's review calls flip + random crop the best pair; that it trains with it is ours.
+    # The report's review calls flip + random crop the best pair; training with it is ours.
     "flip": Key(True, "mirroring of half of the images left to right"),
     "crop_pad": Key(4, "pixels of padding for the random crop; 0 for none", 0, 31),
     "crop_mode": Key(

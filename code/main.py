@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
             if OVERRIDES not in values:
                 # It has named the folder of a run, whose record says all.
                 values.pop("preset", None)
+        # Keras imports pyplot: a notebook's or desktop's choice of a window must not matter.
+        os.environ["MPLBACKEND"] = "agg"
         try:
             if "save_dir" in values:
                 values["save_dir"] = Path(os.path.realpath(values["save_dir"]))
@@ -82,7 +84,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line and the exit code for an error."""
     line = " ".join(str(error).split())
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):  # TensorFlow's, too
-        return "expected more memory, found none; lower --batch-size or --width", 2
+        advice = "a training takes less with a lower --batch-size or --width"
+        return f"expected more free memory, found too little ({line[:150]}); {advice}", 2
     if hasattr(error, "exit_code"):
         return line, error.exit_code
     if isinstance(error, ValueError):

@@ -59,6 +59,7 @@ def test_the_readme_has_the_accuracies_of_the_records():
         f"**{100 * fast['accuracy']:.2f} %**, the mean of {', '.join(first)} and {last} %",
         f"**{at_200}** (95 % interval {100 * low:.2f} to {100 * high:.2f} %)",
         f"{at_200} on the test images, but {100 * own['train']['accuracy']:.2f} % on its training",
+        f"200 | {read_record(SAVED_MODELS / 'resnet20')['minutes']:.0f} on",
         f"A run of 60 epochs had {100 * honest['accuracy']:.2f} % on the test images",
         f"{100 * leak['accuracy']:.2f} % on those",
     ):

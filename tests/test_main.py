@@ -345,7 +345,7 @@ def test_a_signal_before_the_first_step_leaves_the_run_that_is_there(
     warn = functools.partial(signal.raise_signal, signal.SIGTERM)
     monkeypatch.setattr(processor, "prepare_tensorflow", warn)
     assert run("train", *TINY, "--seed", "9", "--save-dir", tmp_path / "run") == 75
-    assert "stopped before the first step; nothing was changed" in capfd.readouterr().err
+    assert "stopped before the training; nothing was changed" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert digest(tmp_path / "run") == digest(trained)
 
@@ -465,7 +465,7 @@ def test_a_damaged_run_is_refused(trained, tmp_path, fails, name, old, new, mess
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device"), 6, "[Errno 28] No space left on device"),
         (ModuleNotFoundError("No module named 'tqdm'"), 2, "No module named 'tqdm'; install it"),
-        (MemoryError(), 2, "expected more memory, found none; lower --batch-size or --width"),
+        (MemoryError("17 GB"), 2, "expected more free memory, found too little (17 GB); a "),
         (ZeroDivisionError("two\nlines"), 1, "unexpected ZeroDivisionError: two lines; --debug"),
     ],
 )

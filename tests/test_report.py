@@ -119,7 +119,7 @@ def test_the_command_trains_the_same_configuration(run, capsys, trained_by):
     line = next(line for line in text.splitlines() if line.startswith("python main.py"))
     given = trained_by(line.removeprefix("python main.py "))
     assert Configure.configure(given["preset"], given["overrides"]) == configs
-    assert given["save_dir"] == run
+    assert given["save_dir"].name == "RUN"
 
 
 def test_the_command_of_a_leaked_run_is_that_of_its_study(run, capsys):
@@ -127,7 +127,10 @@ def test_the_command_of_a_leaked_run_is_that_of_its_study(run, capsys):
     records.write_record(run, {**record, "class_names": list(NAMES)})
     text = "".join(write(run, capsys)[1].text)
     line = next(line for line in text.splitlines() if line.startswith("python main.py"))
-    assert line.startswith("python main.py study leak --only leak ") and "--seed 4" in line
+    assert (
+        line.startswith("python main.py study leak --only leak --save-dir=STUDY ")
+        and "--seed 4" in line
+    )
     assert "It was trained on the test images too" in text
 
 

@@ -111,6 +111,8 @@ def test_a_search_warns_of_what_its_trials_do_not_show(search):
     _, _, err = search("--nesterov", "--schedule", "cosine", "--t-0", "8", "--trials", "0")
     assert "warning: nesterov has no effect" in err
     assert "warning: epochs: the run ends in the middle of a cosine" in err
+    # Its momentum is drawn.
+    assert "warning" not in search("--optimizer", "sgd", "--nesterov", "--trials", "0")[2]
 
 
 def test_a_search_goes_on_where_it_was(search, tmp_path):

@@ -61,7 +61,7 @@ class StudyError(UserError):
 
 
 class InterruptedRunError(UserError):
-    """Stopped by a signal and saved: start the same command again."""
+    """Stopped by a signal, what was trained is saved: start the same command again."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 

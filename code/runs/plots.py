@@ -22,8 +22,8 @@ READABLE_CLASSES = 100  # of more, a matrix is drawn without names and numbers
 @contextlib.contextmanager
 def plain_matplotlib():
     """Draw as matplotlib comes, whatever MPLBACKEND and matplotlibrc say."""
-    # No window is needed, and the import refuses a backend that is not installed.
-    os.environ["MPLBACKEND"] = "agg"
+    # No backend is needed, but the import refuses one that is not installed, as a notebook's.
+    os.environ.pop("MPLBACKEND", None)
     import matplotlib
 
     with matplotlib.rc_context():

@@ -130,11 +130,11 @@ def _circumstances(rows: list[dict]) -> str:
     }
     # What holds for all of several rows is said once.
     columns = list(zip(header, *lines, strict=True))
-    same = [column for column in columns if len(rows) > 1 and len(set(column[1:])) == 1]
+    same = [c for c in columns if len(rows) > 1 and len(set(c[1:])) == 1 and NONE not in c]
     table = _table(*zip(*(column for column in columns if column not in same), strict=True))
-    said = [f"* {name}: {value}" for name, value, *_ in same]
-    said.append(f"* versions: {'; '.join(sorted(versions))}")
-    return "\n".join(["## How it was run", "", table, "", "Of all of them:", "", *said])
+    same.append(("versions", "; ".join(sorted(versions))))
+    said = "\n".join(f"* {name}: {value}" for name, value, *_ in same)
+    return f"## How it was run\n\n{table}\n\nFor every run:\n\n{said}"
 
 
 def _machines(runs: list[dict]) -> str:

@@ -33,7 +33,7 @@ class Progress:
         step: completed steps of the whole run.
         history: a row for each completed epoch.
         losses: of the steps of the epoch under way.
-        correct: answers that were, in the epoch under way.
+        right: number of correct answers in the epoch under way.
         epoch_seconds: time spent in the steps of the epoch under way.
         seconds: time spent in the whole run until the last save.
     """
@@ -41,7 +41,7 @@ class Progress:
     step: int = 0
     history: list[dict] = dataclasses.field(default_factory=list)
     losses: list[float] = dataclasses.field(default_factory=list)
-    correct: int = 0
+    right: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -131,7 +131,7 @@ class Training:
         if not finite.all():
             raise DivergedError(_DIVERGED.format("the loss", steps[finite.argmin()] + 1))
         progress.losses += np.asarray(losses).tolist()
-        progress.correct += int(np.sum(correct))
+        progress.right += int(np.sum(correct))
         progress.step += len(steps)
         progress.epoch_seconds += time.perf_counter() - began
 
@@ -146,7 +146,7 @@ class Training:
                 "train_loss": float(np.mean(progress.losses)),
                 # Against mixed labels, "correct" would mean nothing.
                 "train_accuracy": (
-                    None if self.configs["mixup_alpha"] else progress.correct / images
+                    None if self.configs["mixup_alpha"] else progress.right / images
                 ),
                 "valid_loss": valid_loss,
                 "valid_accuracy": valid_accuracy,
@@ -154,7 +154,7 @@ class Training:
                 "images_per_second": images / progress.epoch_seconds,
             }
         )
-        progress.losses, progress.correct, progress.epoch_seconds = [], 0, 0.0
+        progress.losses, progress.right, progress.epoch_seconds = [], 0, 0.0
 
     def _save(self, progress: Progress, stopping: bool) -> None:
         now = time.perf_counter()

@@ -93,7 +93,7 @@ def _run_page(folder: Path) -> tuple[str, str]:
     last, metrics = record["last_epoch"], read_test_metrics(folder, record)
     parts = [
         f"<p>{escape(_summary(record, metrics))}</p>",
-        _section("Command", _code(_command(record, folder))),
+        _section("Command", _code(_command(record))),
         _section("Training", _picture(folder / "curves.png"), _table(last)),
     ]
     if metrics:
@@ -144,17 +144,17 @@ def _summary(record: dict, metrics: dict | None) -> str:
     )
 
 
-def _command(record: dict, folder: Path) -> str:
+def _command(record: dict) -> str:
     """What trains this again: the preset and all that differs from it today."""
     preset = record["preset"] if record["preset"] in Configure.PRESETS else "resnet20"
     configs = {**record["model_configs"], **record["training_configs"]}
     defaults = Configure.configure(preset, {})
     usual = {**defaults[0], **defaults[1]}
     changed = {name: value for name, value in configs.items() if usual.get(name) != value}
-    verb = ["train", "--preset", preset]
+    verb = ["train", "--preset", preset, "--save-dir=RUN"]
     if records.trained_on_test(record):  # no flag of train asks for that
-        verb = ["study", "leak", "--only", "leak"]
-    words = ["python", "main.py", *verb, *Configure.flags(changed), f"--save-dir={folder}"]
+        verb = ["study", "leak", "--only", "leak", "--save-dir=STUDY"]
+    words = ["python", "main.py", *verb, *Configure.flags(changed)]
     words += ["--data-dir=DIR"] * (record["dataset"] == "folder")
     if sha := record.get("init_from"):
         words.append(f"--init-from=RUN of weights {sha[:12]}")

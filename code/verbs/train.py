@@ -99,7 +99,7 @@ def train(
             taken = None if init_from is None else _take_weights(model, init_from)
             chief = cluster.is_chief(devices)
             if cluster.any_process(devices, signals.received()):
-                raise InterruptedRunError("stopped before the first step; nothing was changed")
+                raise InterruptedRunError("stopped before the training; nothing was changed")
             with SharedRun(devices, save_dir, record) as run:
                 if not run.begin(fresh):
                     if chief:
@@ -218,11 +218,10 @@ def _present(folder: Path, model, split, record: dict, begins: str | None) -> No
     """Before training: what the data set is, what the network will see of it, and what begins."""
     x_train, y_train, x_valid, _ = split
     names, dataset = record["class_names"], record["dataset"]
-    pictures = [plots.classes_png(x_train, y_train, names, dataset)]
+    classes, augmented = (folder / name for name in FIRST_PICTURES)
+    files.write_bytes(classes, plots.classes_png(x_train, y_train, names, dataset))
     batch = model.preview_batch(x_train, y_train, record["training_configs"])
-    pictures.append(plots.batch_png(*batch, names, dataset))
-    for name, data in zip(FIRST_PICTURES, pictures, strict=True):
-        files.write_bytes(folder / name, data)
+    files.write_bytes(augmented, plots.batch_png(*batch, names, dataset))
     print(
         f"{record['dataset']}: {len(x_train)} training and {len(x_valid)} validation images\n"
         f"{record['network']}: {record['parameters']:,} parameters, "

@@ -16,7 +16,6 @@ from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import DivergedError, InterruptedRunError, RunError, UserError
 from runs import record as records
-from runs.plots import plain_matplotlib
 from verbs.train import training_data
 
 DATABASE = "trials.db"
@@ -58,8 +57,6 @@ def tune(
     epochs = overrides.pop("epochs", EPOCHS)
     given = {**overrides, "epochs": epochs}
     model_configs, training_configs = Configure.configure(preset, given)
-    for line in Configure.doubts(given, training_configs):
-        warnings.warn(line, stacklevel=1)
     seed = model_configs["seed"]
     if not training_configs["valid_size"]:
         raise UserError("valid_size: expected 1 or more images to choose by, found 0")
@@ -70,6 +67,9 @@ def tune(
         for name, values in Configure.TUNED.items()
         if name not in overrides and not Configure.why_no_effect(name, training_configs)
     }
+    drawn = {name: values.high or values.choices[-1] for name, values in searched.items()}
+    for line in Configure.doubts(given, {**training_configs, **drawn}):
+        warnings.warn(line, stacklevel=1)
     # What could not be trained is not drawn.
     if rate := searched.get("learning_rate"):
         low = max(rate.low, training_configs["eta_min"])
@@ -218,10 +218,10 @@ def _epochs(count: int) -> str:
 
 
 def _draw_study(folder: Path, study) -> None:
-    with plain_matplotlib():
-        import matplotlib
-        from optuna.visualization import matplotlib as pictures
+    import matplotlib
+    from optuna.visualization import matplotlib as pictures
 
+    with matplotlib.rc_context():
         for name in ("optimization_history", "param_importances"):
             # A single trial, or equal ones, say nothing of importance.
             with contextlib.suppress(RuntimeError, ValueError):
