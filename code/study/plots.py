@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,17 +24,18 @@ def curves_png(results: dict) -> bytes:
     More rows than colours get several pairs of panels, one below the other.
     """
     rows = [row for row in results["rows"] if row["runs"]]
-    pairs = np.array_split(np.arange(len(rows)), -(-len(rows) // len(COLORS)))
-    figure = new_figure(13, len(pairs) * (4 + 0.13 * len(pairs[0])), _title(results))
+    groups = np.array_split(rows, -(-len(rows) // len(COLORS)))
+    figure = new_figure(13, len(groups) * (4 + 0.13 * len(groups[0])), _title(results))
     panels = (("train_loss", "training loss", 1), ("valid_accuracy", "validation accuracy, %", 100))
     drawn = []
-    for part, numbers in zip(figure.subfigures(len(pairs), squeeze=False).flat, pairs, strict=True):
+    for part, group in zip(figure.subfigures(len(groups), squeeze=False).flat, groups, strict=True):
         drawn.append(part.subplots(1, 2))
         for axes, panel in zip(drawn[-1], panels, strict=True):
-            _curves(axes, [rows[number] for number in numbers], *panel)
+            _curves(axes, group, *panel)
         # The sides share the legend, which stands below them.
-        where = {"loc": "outside lower center", "ncols": 2, "fontsize": 9}
-        part.legend(*axes.get_legend_handles_labels(), **where)
+        part.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9
+        )
     longest = max(run["epochs"] for row in rows for run in row["runs"])
     for column in zip(*drawn, strict=True):
         lows, highs = zip(*(axes.get_ylim() for axes in column), strict=True)
@@ -42,7 +44,7 @@ def curves_png(results: dict) -> bytes:
     return to_png(figure)
 
 
-def _curves(axes, rows: list[dict], column: str, label: str, scale: float) -> None:
+def _curves(axes, rows: Sequence[dict], column: str, label: str, scale: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="epoch", ylabel=label)
