@@ -167,6 +167,17 @@ def test_a_finished_run_has_nothing_to_do(folder):
     assert not begin(folder)
 
 
+@pytest.mark.parametrize(
+    ("asked", "same"), [("auto", True), ("bfloat16", True), ("float32", False)]
+)
+def test_a_finished_run_in_a_precision_that_was_not_asked_for_is_another(folder, asked, same):
+    used = {"precision__used": "bfloat16", "model_configs__precision": "auto"}
+    finish(folder, changed(FINISHED, **used))
+    taken = "float32" if asked == "auto" else asked
+    other = changed(precision__used=taken, model_configs__precision=asked)
+    assert begin(folder, other) != same
+
+
 def test_a_finished_run_of_another_kind_is_moved_aside_whole(folder, capsys):
     finish(folder)
     files = sorted(os.listdir(folder))

@@ -94,7 +94,11 @@ class Run:
             return True
         finished = self._finished_record()
         if finished is not None:
-            if found := differences(finished, self._record, IDENTIFY_FINISHED):
+            # Where nobody asked for a precision, one that this machine would not take is no
+            # reason to train again.
+            free = {"precision"} if self._record["model_configs"]["precision"] == "auto" else set()
+            keys = tuple(key for key in IDENTIFY_FINISHED if key not in free)
+            if found := differences(finished, self._record, keys):
                 self._move_aside("; ".join(found))
                 return True
             if finished["training_configs"]["epochs"] == self._record["training_configs"]["epochs"]:
