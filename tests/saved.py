@@ -4,6 +4,8 @@ import json
 
 import Configure
 
+SHIPPED = ("resnet20", "fast")  # presets whose runs are in code/saved_models
+
 RECORD = {
     "dataset": "shapes",
     "class_names": ["a", "b"],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from saved import SHIPPED
 
 from runs.metrics import (
     HISTORY_COLUMNS,
@@ -166,7 +167,7 @@ def test_the_shipped_predictions_are_those_that_were_measured():
     assert np.bincount(found.argmax(1)).tolist() == predicted.tolist()
 
 
-@pytest.mark.parametrize("name", ["resnet20", "fast"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_history_has_the_digest_of_its_record(name):
     from main import SAVED_MODELS
     from runs.record import read_record

@@ -2,7 +2,7 @@
 
 import pytest
 import tensorflow as tf
-from saved import FINISHED, RECORD, changed
+from saved import FINISHED, RECORD, SHIPPED, changed
 
 import Configure
 from machine.errors import RunError
@@ -142,7 +142,7 @@ def test_a_key_that_is_gone_since_changes_nothing_if_it_was_off(tmp_path):
     assert read_record(tmp_path) == FINISHED
 
 
-@pytest.mark.parametrize("name", ["resnet20", "fast"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_run_is_known_again_by_its_command(name):
     from main import SAVED_MODELS
 

@@ -6,6 +6,7 @@ import os
 import h5py
 import numpy as np
 import pytest
+from saved import SHIPPED
 from tiny import file_limit
 
 import halve
@@ -165,9 +166,10 @@ def test_a_full_disk_leaves_the_last_weights(saved, other):
     assert (folder / WEIGHTS_FILE).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["resnet20", "fast"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_weights_load(name):
     from main import SAVED_MODELS
 
     record = read_record(SAVED_MODELS / name)
-    load_weights(SAVED_MODELS / name, resnet_v1(depth=20, width=16), record)
+    width = record["model_configs"]["width"]
+    load_weights(SAVED_MODELS / name, resnet_v1(depth=20, width=width), record)
