@@ -520,6 +520,11 @@ def cut_cosine(configs: dict[str, Any]) -> str:
     return ""
 
 
+def small_epochs(configs: dict[str, Any]) -> int:
+    """How many epochs, the first ones, train on shrunk images (``ImageUtils.shrink``)."""
+    return round(configs["small_share"] * configs["epochs"])
+
+
 def why_no_effect(name: str, configs: dict[str, Any]) -> str:
     """Why a key has no effect in the complete ``training_configs``, in a sentence; "" if it has."""
     for other, values in TRAINING_KEYS[name].needs.items() if name in TRAINING_KEYS else ():
@@ -527,7 +532,7 @@ def why_no_effect(name: str, configs: dict[str, Any]) -> str:
         if found not in values if values else not found:
             wanted = " or ".join(values) if values else "above 0"
             return f"{name} has no effect: it needs {other} {wanted}, found {found}"
-    if name == "small_share" and configs[name] and not round(configs[name] * configs["epochs"]):
+    if name == "small_share" and configs[name] and not small_epochs(configs):
         return f"{name} has no effect: {configs[name]} of {configs['epochs']} epochs is none"
     return ""
 

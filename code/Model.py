@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import Configure
 import ImageUtils
 from machine import processor
 from machine.cluster import any_process, devices_of, is_chief
@@ -20,7 +21,6 @@ from runs.metrics import measure
 from runs.record import read_record
 from runs.weights import load_weights
 from training.loop import Progress, Training
-from training.schedules import small_epochs
 from training.step import TrainStep, check_batch_size, epoch_order, step_seed, training_batch
 
 INPUT_SHAPE = (32, 32, 3)  # height, width, channels
@@ -203,7 +203,7 @@ class Model:
         """
         batch_size, seed = training_configs["batch_size"], step_seed(self.configs["seed"], 0)
         chosen = epoch_order(self.configs["seed"], 0, len(x_train))[:batch_size]
-        mean, small = ImageUtils.pixel_mean(x_train), small_epochs(training_configs) > 0
+        mean, small = ImageUtils.pixel_mean(x_train), Configure.small_epochs(training_configs) > 0
         images, labels = training_batch(
             tf.constant(x_train[chosen]),
             tf.constant(y_train[chosen]),

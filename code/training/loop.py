@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+import Configure
 from machine import processor
 from machine.errors import DivergedError, InterruptedRunError
-from training.schedules import learning_rate, small_epochs, work
+from training.schedules import learning_rate, work
 from training.step import TrainStep, epoch_order
 
 # That soon a signal is heard: 0.4 (Zen 4, bfloat16) to 1.5 seconds (Zen 1) of ResNet-20 on 2 cores.
@@ -84,7 +85,7 @@ class Training:
         with tqdm(
             total=round(done(last)),
             initial=round(done(first)),
-            unit=" full-size steps" if small_epochs(self.configs) else " steps",
+            unit=" full-size steps" if Configure.small_epochs(self.configs) else " steps",
             smoothing=0,  # the time left is that of the run so far, validation and all
             leave=False,
             disable=None if self.bar else True,
@@ -125,7 +126,7 @@ class Training:
             place * self.configs["batch_size"],
             progress.step,
             [learning_rate(step, self._steps, self.configs) for step in steps],
-            small=epoch < small_epochs(self.configs),
+            small=epoch < Configure.small_epochs(self.configs),
         )
         finite = np.isfinite(losses)
         if not finite.all():

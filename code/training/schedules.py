@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import Configure
+
 
 def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
     """Return the learning rate of one step.
@@ -35,15 +37,6 @@ def learning_rate(step: int, steps_per_epoch: int, configs: dict) -> float:
     return eta_min + (eta_max - eta_min) * share_left
 
 
-def small_epochs(configs: dict) -> int:
-    """Return how many epochs, the first ones, train on shrunk images (``ImageUtils.shrink``).
-
-    Args:
-        configs: keys ``small_share`` and ``epochs`` of Configure.py.
-    """
-    return round(configs["small_share"] * configs["epochs"])
-
-
 def work(epochs: float, configs: dict) -> float:
     """Return the work of a run's first epochs, in epochs on whole images.
 
@@ -51,7 +44,7 @@ def work(epochs: float, configs: dict) -> float:
         epochs: of the run, from its start on, >= 0.
         configs: keys ``small_share`` and ``epochs`` of Configure.py.
     """
-    return epochs - 7 / 16 * min(epochs, small_epochs(configs))  # a shrunk image has 9/16
+    return epochs - 7 / 16 * min(epochs, Configure.small_epochs(configs))  # a shrunk image has 9/16
 
 
 def _example_factor(share: float) -> float:
