@@ -5,8 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import DataLoader
 from machine.errors import DataError
@@ -66,16 +64,6 @@ def test_header_version_3_is_read(tmp_path):
         np.lib.format.write_array(file, expected, version=(3, 0))
     images = DataLoader.load_testing_images(tmp_path / "images.npy")
     np.testing.assert_array_equal(read_all(images), expected)
-
-
-@settings(max_examples=20)
-@given(count=st.integers(1, 30), seed=st.integers(0, 99), batch_size=st.integers(1, 40))
-def test_pieces_of_any_size_make_the_whole(tmp_path_factory, count, seed, batch_size):
-    tmp_path = tmp_path_factory.mktemp("pieces")
-    expected = smooth_images(count, seed)
-    for layout, form in FORMS.items():
-        images = DataLoader.load_testing_images(save(tmp_path, form(expected)), layout)
-        np.testing.assert_array_equal(read_all(images, batch_size), expected)
 
 
 @pytest.mark.parametrize("dtype", ["|u1", "<f4"])

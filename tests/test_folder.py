@@ -47,13 +47,6 @@ def finish(folder, record=FINISHED):
     write_record(folder, {**record, **digests})
 
 
-def test_a_state_comes_back(folder):
-    arrays, progress = load(folder)
-    assert progress == {"step": 2}
-    np.testing.assert_array_equal(arrays["network/0"], ARRAYS["network/0"])
-    assert load(folder.with_name("new")) is None
-
-
 # Folders of something else
 
 

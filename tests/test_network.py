@@ -100,12 +100,6 @@ def test_dropout_follows_the_second_and_the_third_stack():
     assert drops[0].seed != drops[1].seed
 
 
-@pytest.mark.parametrize("input_shape", [(8, 8, 1), (4, 12, 3)])
-def test_images_may_have_other_sizes(input_shape):
-    network = resnet_v1(input_shape, 8, 5, 2)
-    assert network(random_images(3, input_shape)).shape == (3, 5)
-
-
 def test_a_network_is_the_same_on_images_of_another_size():
     network, smaller = resnet_v1(**SMALL), resnet_v1((12, 12, 3), 8, width=4)
     smaller.set_weights(network.get_weights())

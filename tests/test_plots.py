@@ -1,7 +1,6 @@
 """runs/plots.py: what is shown, and that it is the same wherever it is drawn."""
 
 import io
-import math
 import os
 import struct
 import subprocess
@@ -154,12 +153,6 @@ def test_curves_work_for_one_epoch_and_for_many(figure_of, epochs):
     assert (axes.lines[0].get_marker() == "o") == (epochs == 1)
     assert all(tick == round(tick) for tick in axes.get_xticks())
     picture(plots.curves_png(history, ""))
-
-
-def test_curves_leave_out_a_diverged_loss(figure_of):
-    history = [epoch(1), epoch(2, train_loss=math.inf), epoch(3, train_loss=math.nan)]
-    assert labelled_lines(figure_of(plots.curves_png, history, "").axes[0]) == {"train": [2.0]}
-    picture(plots.curves_png([{"epoch": 1}], "nothing measured"))
 
 
 def test_a_gallery_draws_each_image_in_equal_size():
