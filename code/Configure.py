@@ -157,7 +157,10 @@ TRAINING_KEYS = {
         0.0, "largest change of brightness (of 0..1), contrast and saturation (shares)", 0, 1
     ),
     "pca_jitter": Key(
-        0.0, "deviation of the share of each principal colour (AlexNet, 4.1: 0.1)", 0, 10
+        0.0,
+        "deviation of the share of each principal colour of CIFAR-10 (AlexNet, 4.1: 0.1)",
+        0,
+        10,
     ),
     "pixel_noise": Key(0.0, "deviation of Gaussian noise on values in 0..1", 0, 10),
     "cutout": Key(0, "side of the square set to the mean, pixels (arXiv:1708.04552: 16)", 0, 64),

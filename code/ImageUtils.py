@@ -154,19 +154,22 @@ def views(images: tf.Tensor, configs: dict) -> list[tuple[float, tf.Tensor]]:
 
 
 def augment(
-    images: tf.Tensor, labels: tf.Tensor, draws: Draws, configs: dict
+    images: tf.Tensor, labels: tf.Tensor, mean: tf.Tensor, draws: Draws, configs: dict
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Change a training batch as far as ``configs`` asks for it; what is off costs nothing.
 
     Args:
         images: float32 ``[B, H, W, C]``, normalized, so that 0 is the mean colour.
         labels: float32 ``[B, K]``, one-hot.
+        mean: float32 ``[H, W, C]``, what was subtracted.
         draws: of ``draw`` with the same ``configs``, the rows of these images.
         configs: the augmentation keys of Configure.py.
 
     Returns:
         float32 images and labels of the same shapes.
     """
+    if configs["colour_jitter"]:  # before anything moves: the mean fits its pixels
+        images = colour_jitter(images + mean, draws.colours) - mean
     if configs["flip"]:
         images = random_flip(images, draws.flipped)
     if configs["crop_pad"]:
@@ -177,8 +180,6 @@ def augment(
         images = random_shift(images, draws.shifts)
     if configs["rotation"]:
         images = random_rotation(images, draws.angles)
-    if configs["colour_jitter"]:
-        images = colour_jitter(images, draws.colours)
     if configs["pca_jitter"]:
         images = pca_jitter(images, draws.components)
     if configs["pixel_noise"]:
@@ -275,7 +276,7 @@ def colour_jitter(images: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
     """Change brightness, contrast and saturation of each image.
 
     Args:
-        images: float32 ``[B, H, W, 3]``, normalized.
+        images: float32 ``[B, H, W, 3]``, RGB in [0, 1].
         colours: float32 ``[B, 3]``: what is added to every value; by what share the distances from
             the image's mean colour grow; by what share those from each pixel's grey grow.
     """

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code, a key of ``EXIT_CODES``.
     """
-    with lasting_streams():
+    with lasting_streams() as output:
         values = vars(_parser().parse_args(arguments))
         debug, verb = values.pop("debug", False), values.pop("verb")
         if OVERRIDES in values:
@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
                 )
                 # Each verb is one function, of the verb's name, in the module of that name.
                 getattr(importlib.import_module(f"verbs.{verb}"), verb)(**values)
+            output.require_written()
             return 0
         except KeyboardInterrupt:
             return _fail("interrupted", INTERRUPTED)

@@ -1,12 +1,14 @@
 """machine/console.py: no reader, no terminal and no thread is a reason to lose work."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
 
+import main
 from machine import console
 
 
@@ -90,6 +92,28 @@ def test_printing_to_a_closed_pipe_is_silence(stream):
         assert pipe.readline() == b"read\n"
     process.stdin.close()
     assert process.wait(timeout=60) == 0
+
+
+def run_main(arguments, redirections):
+    command = shlex.join([sys.executable, main.__file__, *arguments])
+    done = subprocess.run(f"{command} {redirections}", shell=True, stderr=subprocess.PIPE)
+    return done.returncode, done.stderr.decode()
+
+
+def test_a_full_disk_under_the_standard_output_is_an_error():
+    code, err = run_main(["describe", "--preset", "quickstart"], "> /dev/full")
+    assert code == 6
+    assert err == (
+        "error: cannot write standard output: No space left on device; free some space, or name a "
+        "place on another disk\n"
+    )
+
+
+def test_closed_standard_streams_are_silence(tmp_path):
+    output = tmp_path / "network.png"
+    arguments = ["describe", "--preset", "quickstart", "--output", str(output)]
+    assert run_main(arguments, "<&- >&- 2>&-") == (0, "")
+    assert output.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_terminal_without_unicode_gets_escapes():

@@ -87,6 +87,14 @@ def test_what_is_neither_array_nor_picture_is_named(tmp_path):
         DataLoader.load_testing_images(tmp_path / "pipe.npy")
 
 
+def test_compressed_arrays_are_refused_with_what_to_do(tmp_path):
+    np.savez(tmp_path / "private.npz", np.zeros((1, 3072), np.uint8))
+    with pytest.raises(DataError, match=r"one private \.npy file"):
+        DataLoader.find_private_images(tmp_path)
+    with pytest.raises(DataError, match=r"expected a \.npy file, found \.npz; save its array"):
+        DataLoader.load_testing_images(tmp_path / "private.npz")
+
+
 @pytest.mark.parametrize("folder", [".", "private", "cifar-10-batches-py", "my/data", "a/b/c/d/e"])
 def test_the_private_images_are_found_below_the_folder(tmp_path, folder):
     assert DataLoader.find_private_images(tmp_path / "missing") is None

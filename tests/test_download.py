@@ -112,8 +112,9 @@ def test_404_names_address_and_code_and_is_not_tried_again(server, tmp_path):
     assert len(server.ranges) == 1
 
 
-def test_a_server_error_is_tried_again(server, tmp_path):
-    server.trouble = lambda handler: len(server.ranges) < 3 and (handler.send_error(503) or True)
+@pytest.mark.parametrize("code", [503, 429])
+def test_a_server_error_is_tried_again(server, tmp_path, code):
+    server.trouble = lambda handler: len(server.ranges) < 3 and (handler.send_error(code) or True)
     assert fetch(tmp_path, server.url).read_bytes() == CONTENT
 
 

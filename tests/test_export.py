@@ -1,6 +1,10 @@
 """main.py export: the network in other programs' formats, or one line why not."""
 
+import errno
 import importlib.util
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +75,31 @@ def test_another_answer_is_an_error_and_leaves_nothing(exported, tmp_path, monke
     code, _, err = exported("keras", tmp_path / "a.keras")
     assert (code, err.count("\n")) == (8, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_keeps_pointing_and_its_folder_gets_the_model(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "IMAGES", 20)
+    (tmp_path / "served").mkdir()
+    shutil.copytree(run[0], tmp_path / "run")
+    link = tmp_path / "run" / export.FORMATS["savedmodel"].name
+    link.symlink_to("../served")
+    assert main.main(["export", "--save-dir", str(link.parent), "--format", "savedmodel"]) == 0
+    assert link.is_symlink() and (tmp_path / "served" / "saved_model.pb").exists()
+
+
+def test_a_model_that_cannot_take_its_place_leaves_the_one_before(exported, tmp_path, monkeypatch):
+    output, rename = tmp_path / "savedmodel", os.rename
+    assert exported("savedmodel", output)[0] == 0
+    before = sorted(path.name for path in output.iterdir())
+
+    def refuse(source, target):
+        if Path(source).name == output.name != Path(target).name or "replaced" in str(source):
+            return rename(source, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(export.os, "rename", refuse)
+    assert exported("savedmodel", output)[0] == 6
+    assert sorted(path.name for path in output.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """machine/files.py: a file is whole or not there, and what is no file is not replaced by one."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -125,6 +126,21 @@ def test_a_missing_folder_is_one_line(tmp_path):
 def test_a_closed_standard_output_is_not_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(BrokenPipeError), files.writing(tmp_path / "file"):
         raise BrokenPipeError
+
+
+def test_a_lock_is_of_the_file_that_lies_in_its_place(tmp_path, monkeypatch):
+    folder, flock = tmp_path / "run", fcntl.flock
+    folder.mkdir()
+
+    def move_first(file, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        folder.rename(tmp_path / "run-1")
+        folder.mkdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", move_first)
+    with files.locked(folder / ".lock") as one, files.locked(folder / ".lock") as other:
+        assert one is not None and other is None
 
 
 def test_only_what_a_killed_writer_left_is_removed(tmp_path):

@@ -220,7 +220,8 @@ def test_a_finished_run_without_its_state_cannot_be_extended(tmp_path):
     (tmp_path / "without" / STATE_FILE).unlink()
     (tmp_path / "without" / PREVIOUS_STATE_FILE).unlink(missing_ok=True)
     for name in ("with", "without"):
-        assert begin(tmp_path / name, changed(constant, training_configs__epochs=3))
+        with Run(tmp_path / name, changed(constant, training_configs__epochs=3)) as run:
+            assert run.begin(False) and run.extends == (name == "with")
     assert sorted(path.name for path in tmp_path.glob("w*")) == ["with", "without", "without-1"]
 
 

@@ -46,6 +46,7 @@ ON = {
 }
 NONE = {**training_configs, **{name: type(value)() for name, value in ON.items()}}
 ALL = {**NONE, **ON}
+MEAN = tf.reshape(tf.linspace(0.3, 0.6, 8 * 8 * 3), [8, 8, 3])
 few = settings(max_examples=20)
 
 
@@ -111,7 +112,7 @@ def test_each_augmentation_repeats_for_a_seed_and_differs_from_step_to_step(name
 
     def run(*seed):
         seed = tf.constant(seed, tf.int64)
-        return augment(images, labels, draw(seed, 32, (8, 8, 3), configs), configs)[0]
+        return augment(images, labels, MEAN, draw(seed, 32, (8, 8, 3), configs), configs)[0]
 
     first = run(3, 14)
     np.testing.assert_array_equal(run(3, 14), first)
@@ -256,6 +257,15 @@ def test_colour_jitter_by_hand():
     np.testing.assert_allclose(jitter(0.0, 0.0, 0.0), images[0, 0], atol=1e-6)
 
 
+def test_the_colours_of_a_grey_image_stay_grey_whatever_the_mean_image_is():
+    configs = {**NONE, "colour_jitter": 0.5}
+    grey = tf.fill([8, 8, 8, 3], 0.25)
+    found, _ = augment(grey - MEAN, one_hot(8), MEAN, drawn(8, colour_jitter=0.5), configs)
+    found = (found + MEAN).numpy()
+    assert np.ptp(found, axis=(1, 2, 3)).max() < 1e-5
+    assert np.ptp(found) > 0.1  # of brightness
+
+
 def test_pca_jitter_adds_the_same_colour_to_every_pixel():
     images = noise(2)
     found = pca_jitter(images, tf.constant([[0.0, 0.0, 0.0], [0.1, -0.2, 0.0]]))
@@ -325,17 +335,18 @@ def test_views_by_hand(flip, shift):
 
 def test_augment_does_nothing_unless_asked():
     images, labels = noise(4), one_hot(4)
-    found, same = augment(images, labels, drawn(4), NONE)
+    found, same = augment(images, labels, MEAN, drawn(4), NONE)
     assert found is images and same is labels
 
 
-def test_augment_flips_crops_changes_colours_cuts_out_and_mixes_in_this_order():
+def test_augment_changes_colours_flips_crops_cuts_out_and_mixes_in_this_order():
     images, labels, draws = noise(6), one_hot(6), drawn(6, **ON)
-    found, soft = augment(images, labels, draws, ALL)
-    expected = random_flip(images, draws.flipped)
+    found, soft = augment(images, labels, MEAN, draws, ALL)
+    expected = colour_jitter(images + MEAN, draws.colours) - MEAN
+    expected = random_flip(expected, draws.flipped)
     expected = random_crop(expected, draws.rows, draws.columns, 2, "zero")
     expected = random_rotation(random_shift(expected, draws.shifts), draws.angles)
-    expected = pca_jitter(colour_jitter(expected, draws.colours), draws.components)
+    expected = pca_jitter(expected, draws.components)
     expected = cutout(expected + draws.noise, draws.centres, 3)
     expected, expected_soft = mixup(expected, labels, draws.weights)
     np.testing.assert_array_equal(found, expected)
@@ -345,12 +356,12 @@ def test_augment_flips_crops_changes_colours_cuts_out_and_mixes_in_this_order():
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_part_with_one_image_more_comes_out_as_the_whole_batch_would(count):
     images, labels, draws = noise(8), one_hot(8), drawn(8, **ON)
-    whole = augment(images, labels, draws, ALL)
+    whole = augment(images, labels, MEAN, draws, ALL)
     parts = []
     for first in range(0, 8, count):
         places = (first + tf.range(count + 1)) % 8
         rows = tf.gather(images, places), tf.gather(labels, places)
-        parts.append([part[:count] for part in augment(*rows, draws.take(places), ALL)])
+        parts.append([part[:count] for part in augment(*rows, MEAN, draws.take(places), ALL)])
     for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
         np.testing.assert_allclose(tf.concat(found, 0), expected, atol=1e-6)
 
@@ -358,12 +369,12 @@ def test_a_part_with_one_image_more_comes_out_as_the_whole_batch_would(count):
 def test_a_graph_draws_the_same_numbers_and_augments_alike_to_rounding():
     images, labels = noise(8), one_hot(8)
     compiled = tf.function(lambda seed: draw(seed, 8, (8, 8, 3), ALL))
-    augmented = tf.function(lambda draws: augment(images, labels, draws, ALL))
+    augmented = tf.function(lambda draws: augment(images, labels, MEAN, draws, ALL))
     for step in range(3):
         draws = draw(tf.constant([3, step], tf.int64), 8, (8, 8, 3), ALL)
         for found, expected in zip(compiled(tf.constant([3, step], tf.int64)), draws, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         for found, expected in zip(
-            augmented(draws), augment(images, labels, draws, ALL), strict=True
+            augmented(draws), augment(images, labels, MEAN, draws, ALL), strict=True
         ):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

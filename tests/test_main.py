@@ -29,7 +29,7 @@ import DataLoader
 import main
 import verbs.test
 from machine import processor
-from machine.errors import RunError
+from machine.errors import InterruptedRunError, RunError
 from sources import shapes
 from verbs.predict import predict
 from verbs.train import data_digests
@@ -311,6 +311,23 @@ def test_a_finished_run_has_nothing_to_do(trained, capfd):
     assert main.main(["train", *TINY, "--save-dir", str(trained)]) == 0
     assert "this very run is finished; nothing to do" in capfd.readouterr().out
     assert digest(trained) == before
+
+
+def test_a_run_that_is_made_longer_is_whole_until_it_is_finished(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise InterruptedRunError("stopped")
+
+    command = ["train", *TINY, "--schedule", "constant", "--save-dir", tmp_path, "--epochs"]
+    assert run(*command, 1) == 0
+    names = ("history.csv", "curves.png", "run.json", "model.weights.h5")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    with monkeypatch.context() as patch:
+        patch.setattr("verbs.train._save_run", interrupt)
+        assert run(*command, 2) == InterruptedRunError.exit_code
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    assert run(*command, 2) == 0
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+    assert digest(tmp_path)[1] != json.loads(before[2])["history_sha256"]
 
 
 def test_a_wrong_value_leaves_a_finished_run_in_its_place(trained, fails):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
+
+from machine import files
 
 HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that save and stop a training; schedulers warn with any of the last four."""
@@ -18,10 +22,10 @@ ONE_SIGNAL_SECONDS = 1.0
 
 
 class _Lasting(io.TextIOBase):
-    """A text stream that falls silent when its reader or terminal is gone."""
+    """A text stream that falls silent when its reader or terminal is gone, or its disk is full."""
 
     def __init__(self, stream):
-        self._stream = stream
+        self._stream, self._error = stream, None
         if hasattr(stream, "reconfigure"):
             # A terminal without Unicode gets escapes. Lines leave at once, so that what has been
             # said is seen and a reader that is gone is noticed here.
@@ -39,8 +43,16 @@ class _Lasting(io.TextIOBase):
             return
         try:
             action()
-        except (OSError, ValueError):  # ValueError: the stream is closed
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self._stream = None
+            if getattr(error, "errno", errno.EPIPE) not in (errno.EPIPE, errno.EIO):
+                self._error = error
+
+    def require_written(self) -> None:
+        """Raise ``StorageError`` if it went into a file that did not take all of it."""
+        if self._error:
+            with files.storing(Path("standard output")):
+                raise self._error
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()
@@ -57,11 +69,20 @@ class _Lasting(io.TextIOBase):
 
 @contextlib.contextmanager
 def lasting_streams():
-    """Within this context, printing to a closed pipe or terminal is silence, not an error."""
+    """Within this context, printing to a closed pipe or terminal is silence, not an error.
+
+    Yields:
+        The standard output.
+    """
     before = sys.stdout, sys.stderr
+    for number in range(3):  # a closed one would be the number of the next file that is opened
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = map(_Lasting, before)
     try:
-        yield
+        yield sys.stdout
     finally:
         sys.stdout, sys.stderr = before
 

@@ -108,22 +108,38 @@ def locked(path: Path, wait: bool = False) -> Iterator[int | None]:
     Raises:
         StorageError: the file cannot be opened, or its file system has no locks.
     """
+    file, held = _open_and_lock(path, wait)
+    # Meanwhile its folder may have been moved, and another file may lie in its place.
+    while held and not _lies_at(path, file):
+        os.close(file)
+        file, held = _open_and_lock(path, wait)
+    try:
+        yield file if held else None
+    finally:
+        os.close(file)
+
+
+def _open_and_lock(path, wait):
     with storing(path):
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        held = file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = None
-        except OSError as error:
-            raise StorageError(
-                f"{path}: expected a file system with locks, found {error.strerror}; name a folder "
-                "on another one"
-            ) from error
-        yield held
-    finally:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return file, False
+    except OSError as error:
         os.close(file)
+        raise StorageError(
+            f"{path}: expected a file system with locks, found {error.strerror}; name a folder "
+            "on another one"
+        ) from error
+    return file, True
+
+
+def _lies_at(path, file):
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def remove_leftovers(path: Path) -> None:

@@ -48,6 +48,7 @@ class Run:
 
     Attributes:
         machine_changes: each change of the machine that the run went on with, in their order.
+        extends: if it goes on from a finished run of fewer epochs, which lies in the folder.
 
     Raises:
         RunError: another process trains into this folder, or it holds something else than a run.
@@ -57,6 +58,7 @@ class Run:
     def __init__(self, folder: Path, record: dict):
         self.folder = folder
         self.machine_changes: list[str] = []
+        self.extends = False
         self._record = json.loads(json.dumps(record))
         self._state = None
         self._lock = contextlib.ExitStack()
@@ -123,6 +125,7 @@ class Run:
             raise RunError(f"{self.folder}: {line}; {advice}")
         changed = differences(unfinished, self._record, DESCRIBE_MACHINE)
         self.machine_changes = unfinished.get("machine_changes", []) + changed
+        self.extends = finished is not None
         if changed:
             warnings.warn(f"bits may differ: {'; '.join(changed)}", stacklevel=2)
         return True

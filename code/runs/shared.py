@@ -45,6 +45,11 @@ class SharedRun:
         return self._run.machine_changes if self._run is not None else []
 
     @property
+    def extends(self) -> bool:
+        """See ``Run``; False in other processes than the chief."""
+        return self._run is not None and self._run.extends
+
+    @property
     def step(self) -> int:
         """See ``Run``; 0 in other processes than the chief."""
         return self._run.step if self._run is not None else 0

@@ -137,7 +137,7 @@ def _network(url: str):
         yield
     except HTTPError as error:
         with error:
-            if error.code >= 500:
+            if error.code >= 500 or error.code in (408, 429):  # too slow, too often
                 raise _BrokenTransferError(f"HTTP {error.code}") from error
             found = f"HTTP {error.code} {error.reason}"
             raise DownloadError(

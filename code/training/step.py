@@ -48,7 +48,7 @@ def training_batch(
         float32 ``[B, H, W, C]``, or what ``shrink`` makes of them, and float32 ``[B, K]``.
     """
     images, labels = normalize(images, mean), tf.one_hot(labels, num_classes)
-    images, labels = augment(images, labels, draws, configs)
+    images, labels = augment(images, labels, mean, draws, configs)
     if small:
         images = shrink(images)
     smoothing = configs["label_smoothing"]
@@ -56,7 +56,7 @@ def training_batch(
 
 
 class TrainStep:
-    """Holds the whole data set as one tensor and trains on the images whose indices it is given.
+    """Holds the whole data set as one variable and trains on the images whose indices it is given.
 
     All randomness is a pure function of (seed, step, place in the global batch), and each replica
     of the strategy takes an equal part of the global batch: any number of them train alike.
@@ -154,14 +154,17 @@ class TrainStep:
         )
 
     def _to_devices(self, array):
-        """A copy on each device of this process: no image goes there in a step."""
+        """A copy on each device of this process: no image goes there in a step.
+
+        Of a variable, because TensorFlow has no gather of uint8 tensors for GPUs.
+        """
         if self._replicas == 1:
-            return tf.constant(array)
+            return tf.Variable(array, trainable=False)
         devices = self._strategy.extended.worker_devices
 
         def copy(context):
             with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return tf.constant(array)
+                return tf.Variable(array, trainable=False)
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 

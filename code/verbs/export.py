@@ -35,7 +35,7 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
         UserError: see ``machine.errors`` for what else can go wrong.
     """
     kind, record = FORMATS[format], records.read_record(save_dir)
-    output = save_dir / kind.name if output is None else output.resolve()
+    output = (save_dir / kind.name if output is None else output).resolve()
     _require_target(output, kind)
     extras.require(*kind.modules)
     processor.prepare_tensorflow()
@@ -72,9 +72,15 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
                 f"program's, found a difference of {difference:.2g}; nothing was written"
             )
         if written.is_dir():
-            if output.exists():
-                os.rename(output, Path(folder, "replaced"))
-            os.rename(written, output)
+            replaced = Path(folder, "replaced")
+            try:
+                if output.exists():
+                    os.rename(output, replaced)
+                os.rename(written, output)
+            except BaseException:
+                if replaced.exists():
+                    os.rename(replaced, output)
+                raise
         else:
             files.write_bytes(output, written.read_bytes())
     print(

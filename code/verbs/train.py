@@ -113,7 +113,8 @@ def train(
 
                 def on_epoch(row, history, epochs, seconds_left):
                     if chief:
-                        _write_history(save_dir, history, record)
+                        if not run.extends:  # else the finished run keeps its own until the end
+                            _write_history(save_dir, history, record)
                         if board:
                             board.write(history)
                         _print_epoch(row, epochs, seconds_left)

@@ -16,6 +16,7 @@ from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import DivergedError, InterruptedRunError, RunError, UserError
 from runs import record as records
+from runs.folder import LOCK_FILE
 from verbs.train import training_data
 
 DATABASE = "trials.db"
@@ -175,7 +176,9 @@ def _open_study(folder: Path, search: dict):
     path = folder / DATABASE
     with files.storing(path):
         folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(path, wait=True):  # two processes must not make the tables together
+    # Two processes must not make the tables together. Of another file than the database, which
+    # SQLite locks: on NFS the two locks would exclude each other.
+    with files.locked(folder / LOCK_FILE, wait=True):
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
