@@ -165,7 +165,7 @@ def load_testing_images(
     # Not Path.is_file, which raises where a folder may not be read. A pipe would be waited for.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise DataError(f"{path}: expected a .npy file, picture or folder, found no such thing")
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() == ".npz" and not path.is_dir():
         raise DataError(f"{path}: expected a .npy file, found .npz; save its array by numpy.save")
     if path.suffix.lower() == ".npy" and not path.is_dir():
         return TestingImages(path.name, *arrays.open_images(path, layout))

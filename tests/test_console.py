@@ -109,11 +109,23 @@ def test_a_full_disk_under_the_standard_output_is_an_error():
     )
 
 
-def test_closed_standard_streams_are_silence(tmp_path):
-    output = tmp_path / "network.png"
-    arguments = ["describe", "--preset", "quickstart", "--output", str(output)]
-    assert run_main(arguments, "<&- >&- 2>&-") == (0, "")
-    assert output.read_bytes().startswith(b"\x89PNG")
+def test_closed_standard_streams_do_not_give_their_numbers_to_files(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from machine.console import lasting_streams\n"
+        "with lasting_streams(), open(sys.argv[1], 'w') as file:\n"
+        "    print('unheard')\n"
+        "    os.write(2, b'unheard')\n"
+        "    file.write(str(file.fileno() > 2))\n"
+    )
+    command = shlex.join([sys.executable, "-c", script, str(tmp_path / "file")])
+    cwd = os.path.dirname(main.__file__)
+    assert subprocess.run(f"{command} <&- >&- 2>&-", shell=True, cwd=cwd).returncode == 0
+    assert (tmp_path / "file").read_text() == "True"
+
+
+def test_tensorflow_is_imported_without_a_standard_error():
+    assert run_main(["describe", "--preset", "quickstart"], "> /dev/null 2>&-") == (0, "")
 
 
 def test_a_terminal_without_unicode_gets_escapes():

@@ -160,15 +160,16 @@ def test_a_finished_run_has_nothing_to_do(folder):
     assert not begin(folder)
 
 
-@pytest.mark.parametrize(
-    ("asked", "same"), [("auto", True), ("bfloat16", True), ("float32", False)]
-)
-def test_a_finished_run_in_a_precision_that_was_not_asked_for_is_another(folder, asked, same):
-    used = {"precision__used": "bfloat16", "model_configs__precision": "auto"}
-    finish(folder, changed(FINISHED, **used))
-    taken = "float32" if asked == "auto" else asked
-    other = changed(precision__used=taken, model_configs__precision=asked)
-    assert begin(folder, other) != same
+@pytest.mark.parametrize("used", ["float32", "bfloat16"])
+@pytest.mark.parametrize("taken", ["float32", "bfloat16"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_finished_run_is_another_one_if_another_precision_is_asked_for(
+    folder, used, taken, asked
+):
+    finish(folder, changed(FINISHED, precision__used=used, model_configs__precision="auto"))
+    configs = {"model_configs__precision": taken if asked else "auto"}
+    another = begin(folder, changed(precision__used=taken, **configs))
+    assert another == (asked and used != taken)
 
 
 def test_a_finished_run_of_another_kind_is_moved_aside_whole(folder, capsys):

@@ -171,5 +171,5 @@ def test_the_shipped_weights_load(name):
     from main import SAVED_MODELS
 
     record = read_record(SAVED_MODELS / name)
-    width = record["model_configs"]["width"]
-    load_weights(SAVED_MODELS / name, resnet_v1(depth=20, width=width), record)
+    size = {key: record["model_configs"][key] for key in ("depth", "width")}
+    load_weights(SAVED_MODELS / name, resnet_v1(**size), record)

@@ -45,11 +45,11 @@ class _Lasting(io.TextIOBase):
             action()
         except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self._stream = None
-            if getattr(error, "errno", errno.EPIPE) not in (errno.EPIPE, errno.EIO):
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self._error = error
 
     def require_written(self) -> None:
-        """Raise ``StorageError`` if it went into a file that did not take all of it."""
+        """Raise ``StorageError`` if it went into a file for which the disk had no room."""
         if self._error:
             with files.storing(Path("standard output")):
                 raise self._error

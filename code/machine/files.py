@@ -138,7 +138,7 @@ def _open_and_lock(path, wait):
 def _lies_at(path, file):
     try:
         return os.path.samestat(path.stat(), os.fstat(file))
-    except FileNotFoundError:
+    except OSError:  # opening it again says what is wrong
         return False
 
 

@@ -39,6 +39,7 @@ KEYS = {
     ),
     # Absent from an honest run.
     "seen_test_images": Key((bool, type(None)), "trained on the test images too", "refuse", True),
+    # Of a finished run only where one was asked for.
     "precision": Key(dict, "arithmetic that was used, and why", "warn", True),
     "hardware": Key(dict, "processor, GPUs, replicas, system", "warn"),
     "versions": Key(dict, "of the packages that results depend on to the bit", "refuse"),

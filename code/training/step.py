@@ -56,7 +56,7 @@ def training_batch(
 
 
 class TrainStep:
-    """Holds the whole data set as one variable and trains on the images whose indices it is given.
+    """Holds the whole data set in memory and trains on the images whose indices it is given.
 
     All randomness is a pure function of (seed, step, place in the global batch), and each replica
     of the strategy takes an equal part of the global batch: any number of them train alike.
@@ -154,17 +154,16 @@ class TrainStep:
         )
 
     def _to_devices(self, array):
-        """A copy on each device of this process: no image goes there in a step.
-
-        Of a variable, because TensorFlow has no gather of uint8 tensors for GPUs.
-        """
+        """A copy on each device of this process: no image goes there in a step."""
+        # TensorFlow gathers uint8 on GPUs from variables only, and int32 there from tensors only.
+        hold = tf.Variable if array.dtype == np.uint8 else tf.constant
         if self._replicas == 1:
-            return tf.Variable(array, trainable=False)
+            return hold(array)
         devices = self._strategy.extended.worker_devices
 
         def copy(context):
             with tf.device(devices[context.replica_id_in_sync_group % len(devices)]):
-                return tf.Variable(array, trainable=False)
+                return hold(array)
 
         return self._strategy.experimental_distribute_values_from_function(copy)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -35,8 +36,9 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
         UserError: see ``machine.errors`` for what else can go wrong.
     """
     kind, record = FORMATS[format], records.read_record(save_dir)
-    output = (save_dir / kind.name if output is None else output).resolve()
+    output = save_dir / kind.name if output is None else output
     _require_target(output, kind)
+    output = output.resolve()  # of a link, the target is replaced
     extras.require(*kind.modules)
     processor.prepare_tensorflow()
     import numpy as np
@@ -72,7 +74,7 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
                 f"program's, found a difference of {difference:.2g}; nothing was written"
             )
         if written.is_dir():
-            replaced = Path(folder, "replaced")
+            replaced = Path(f"{folder}-replaced")  # not inside, where it would be deleted
             try:
                 if output.exists():
                     os.rename(output, replaced)
@@ -81,6 +83,8 @@ def export(*, save_dir: Path, format: str, output: Path | None = None) -> None:
                 if replaced.exists():
                     os.rename(replaced, output)
                 raise
+            if replaced.exists():
+                shutil.rmtree(replaced)
         else:
             files.write_bytes(output, written.read_bytes())
     print(

@@ -16,7 +16,6 @@ from machine import extras, files, processor
 from machine.console import Signals
 from machine.errors import DivergedError, InterruptedRunError, RunError, UserError
 from runs import record as records
-from runs.folder import LOCK_FILE
 from verbs.train import training_data
 
 DATABASE = "trials.db"
@@ -178,7 +177,7 @@ def _open_study(folder: Path, search: dict):
         folder.mkdir(parents=True, exist_ok=True)
     # Two processes must not make the tables together. Of another file than the database, which
     # SQLite locks: on NFS the two locks would exclude each other.
-    with files.locked(folder / LOCK_FILE, wait=True):
+    with files.locked(folder / f".{DATABASE}.lock", wait=True):
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
