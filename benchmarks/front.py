@@ -99,7 +99,7 @@ def front_png(
     left.text(0.02, 0.02, "* with flips and shifts", transform=left.transAxes, fontsize=8)
     for runs, color, marker, label, beside in (
         (own, BLUE, "o", "this package, measured", (6, 4)),
-        (PUBLISHED, ORANGE, "^", "published", (6, -9)),
+        (PUBLISHED, ORANGE, "^", "published", (2, -13)),
     ):
         _, operations, accuracies = zip(*runs, strict=True)
         left.plot(operations, accuracies, marker, color=color, label=label)

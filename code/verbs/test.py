@@ -129,7 +129,10 @@ def images_of(save_dir: Path, record: dict, data: DataLoader.DataSet, split: str
     parts = _training_data(record, data, label_noise=0.0)
     x, y = parts[:2] if split == "train" else parts[2:]
     if not len(x):
-        raise RunError(f"{save_dir}: expected a run with validation images, found none held out")
+        raise RunError(
+            f"{save_dir}: expected a run with validation images, found none held out; train one "
+            "with --valid-size"
+        )
     return x, y
 
 

@@ -59,7 +59,7 @@ def tune(
     model_configs, training_configs = Configure.configure(preset, given)
     seed = model_configs["seed"]
     if not training_configs["valid_size"]:
-        raise UserError("valid_size: expected 1 or more images to choose by, found 0")
+        raise UserError("valid_size: expected images to choose by, found 0; give --valid-size 5000")
     data = DataLoader.load_data(data_dir, training_configs["dataset"], mirror)
     split = training_data(data, seed, training_configs)
     searched = {
