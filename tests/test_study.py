@@ -313,25 +313,23 @@ def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data, capsys
     )
 
 
-def test_real_runs_of_two_processes_of_which_one_diverges_and_one_is_killed(tmp_path, monkeypatch):
+def test_real_runs_of_two_processes_of_which_one_is_killed(tmp_path, monkeypatch):
     x, y = images(24)
     for label in range(2):
         write_pictures(tmp_path / "data" / "ab"[label], x[y % 2 == label])
-    overrides = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4, "epochs": 12}
+    overrides = {**TINY, "dataset": "folder", "batch_size": 4, "valid_size": 4, "epochs": 4}
     where = {"save_dir": tmp_path / "study", "data_dir": tmp_path / "data"}
     values = {"name": "tiny", "overrides": overrides, "seeds": None, **where}
     values["command"] = (sys.executable, str(CHILD.with_name("study_tiny.py")))
     monkeypatch.setenv("KILLED", "fine")
     for parent in start(tmp_path, 2, study_tiny.work, **values):
         parent.finish(10)
-    failed = results(where["save_dir"])["failed"]
-    assert failed["fine-0"] == "ended by SIGKILL" and failed.keys() == {"fine-0", "wild-0"}
+    assert results(where["save_dir"])["failed"] == {"fine-0": "ended by SIGKILL"}
     monkeypatch.delenv("KILLED")
     (again,) = start(tmp_path, 1, study_tiny.work, **values)
-    again.finish(10)
+    again.finish()
     found = results(where["save_dir"])
-    assert found["finished"] == 2 and found["failed"].keys() == {"wild-0"}
-    assert "NaN" in found["failed"]["wild-0"]
+    assert found["finished"] == 2 and found["failed"] == {}
     assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
     monkeypatch.undo()
     train(preset="resnet20", overrides=overrides, **{**where, "save_dir": tmp_path / "alone"})

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn import metrics as peer
 from study_child import N, write_run
 
 import Configure
@@ -122,8 +121,9 @@ def test_matrices_are_summed_over_seeds(tmp_path):
         guesses.append(p.argmax(1))
     row = tables.tabulate("x", STUDY, {"plain": runs}, 3)["rows"][0]
     truth, guesses = np.concatenate(truth), np.concatenate(guesses)
-    assert row["confusion_matrix"] == peer.confusion_matrix(truth, guesses).tolist()
-    assert row["accuracy"] == pytest.approx(peer.accuracy_score(truth, guesses))
+    counts, _, _ = np.histogram2d(truth, guesses, bins=3)
+    assert row["confusion_matrix"] == counts.tolist()
+    assert row["accuracy"] == pytest.approx(np.mean(truth == guesses))
 
 
 def leaves(value):
