@@ -1,4 +1,4 @@
-"""``main.py`` with a study of two rows, of which one can be killed."""
+"""``main.py`` with a study of three rows, of which one diverges, and one can be killed."""
 
 import os
 import sys
@@ -11,10 +11,11 @@ import main
 from machine import processor
 
 Configure.STUDIES["tiny"] = Configure.Study(
-    "Two rows.",
+    "Three rows.",
     (
         Configure.Row("fine", "as it is"),
         Configure.Row("leak", "TRAINED ON THE TEST IMAGES TOO", leak=True),
+        Configure.Row("wild", "diverges", {"optimizer": "sgd", "learning_rate": 100.0}),
     ),
     seeds=1,
 )

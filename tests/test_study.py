@@ -313,7 +313,7 @@ def test_false_labels_are_counted_when_they_are_memorized(tmp_path, data, capsys
     )
 
 
-def test_real_runs_of_two_processes_of_which_one_is_killed(tmp_path, monkeypatch):
+def test_real_runs_of_two_processes_of_which_one_diverges_and_one_is_killed(tmp_path, monkeypatch):
     x, y = images(24)
     for label in range(2):
         write_pictures(tmp_path / "data" / "ab"[label], x[y % 2 == label])
@@ -324,12 +324,14 @@ def test_real_runs_of_two_processes_of_which_one_is_killed(tmp_path, monkeypatch
     monkeypatch.setenv("KILLED", "fine")
     for parent in start(tmp_path, 2, study_tiny.work, **values):
         parent.finish(10)
-    assert results(where["save_dir"])["failed"] == {"fine-0": "ended by SIGKILL"}
+    failed = results(where["save_dir"])["failed"]
+    assert failed["fine-0"] == "ended by SIGKILL" and failed.keys() == {"fine-0", "wild-0"}
     monkeypatch.delenv("KILLED")
     (again,) = start(tmp_path, 1, study_tiny.work, **values)
-    again.finish()
+    again.finish(10)
     found = results(where["save_dir"])
-    assert found["finished"] == 2 and found["failed"] == {}
+    assert found["finished"] == 2 and found["failed"].keys() == {"wild-0"}
+    assert "NaN" in found["failed"]["wild-0"]
     assert np.sum(found["rows"][0]["confusion_matrix"]) == found["test_images"] == 4
     monkeypatch.undo()
     train(preset="resnet20", overrides=overrides, **{**where, "save_dir": tmp_path / "alone"})
