@@ -113,7 +113,8 @@ def train(
 
                 def on_epoch(row, history, epochs, seconds_left):
                     if chief:
-                        if not run.extends:  # else the finished run keeps its own until the end
+                        # _save_run writes the last, and all of what extends a finished run.
+                        if row["epoch"] < epochs and not run.extends:
                             _write_history(save_dir, history, record)
                         if board:
                             board.write(history)
