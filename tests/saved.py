@@ -4,7 +4,7 @@ import json
 
 import Configure
 
-SHIPPED = ("resnet20", "fast", "wide")  # presets whose runs are in code/saved_models
+SHIPPED = ("resnet20", "fast", "best20", "wide")  # presets whose runs are in code/saved_models
 
 RECORD = {
     "dataset": "shapes",
