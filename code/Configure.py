@@ -246,9 +246,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # with flips and shifts (mean of seeds 0 to 2), after 32 epochs, 84 minutes (seeds 1 and 2) on
     # one core of an Intel Xeon (model 207); python main.py train --preset fast --save-dir RUN.
     "fast": _FAST,
-    # ResNet-20 for longer (docs/recipe.md): 93.02 % of the 10,000 test images, 94.39 % with flips and
-    # shifts (seed 0), after 120 epochs of all 50,000 training images, 272 minutes on 2 cores of an
-    # AMD EPYC (Zen 3, AVX2, float32); python main.py train --preset best20 --save-dir RUN.
+    # ResNet-20 for longer (docs/recipe.md): 93.02 % of the 10,000 test images, 94.39 % with flips
+    # and shifts (seed 0), after 120 epochs of all 50,000 training images, 272 minutes on 2 cores of
+    # an AMD EPYC (Zen 3); python main.py train --preset best20 --save-dir RUN.
     "best20": {**_LONG, "epochs": 120},
     # ResNet of depth 20 and 32 channels (docs/recipe.md): 93.14 % of the 10,000 test images,
     # 94.04 % with flips and shifts (seed 0), after 20 epochs of all 50,000 training images, 131
