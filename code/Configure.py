@@ -233,7 +233,7 @@ _FAST = {
     **_NO_DROPOUT,
 }
 # For runs that would come to fit their training images too closely (docs/recipe.md).
-_LONG = {**_FAST, "valid_size": 0, "small_share": 0.5, "cutout": 8, "label_smoothing": 0.1}
+_REGULARIZED = {**_FAST, "valid_size": 0, "small_share": 0.5, "cutout": 8, "label_smoothing": 0.1}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The report's final learner: the defaults above. 92.15 % of the 10,000 test images, 93.60 %
@@ -249,11 +249,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # ResNet-20 for longer (docs/recipe.md): 93.02 % of the 10,000 test images, 94.39 % with flips
     # and shifts (seed 0), after 120 epochs of all 50,000 training images, 272 minutes on 2 cores of
     # an AMD EPYC (Zen 3); python main.py train --preset best20 --save-dir RUN.
-    "best20": {**_LONG, "epochs": 120},
+    "best20": {**_REGULARIZED, "epochs": 120},
     # ResNet of depth 20 and 32 channels (docs/recipe.md): 93.14 % of the 10,000 test images,
     # 94.04 % with flips and shifts (seed 0), after 20 epochs of all 50,000 training images, 131
     # minutes on 2 cores of an AMD EPYC (Zen 3); python main.py train --preset wide --save-dir RUN.
-    "wide": {**_LONG, "width": 32, "epochs": 20},
+    "wide": {**_REGULARIZED, "width": 32, "epochs": 20},
     # The embedded set: 98.30 % of its 2,000 test images (seed 0) after 1.5 minutes on 2 cores of an
     # AMD EPYC (Zen 1, AVX2); python main.py train --preset quickstart. Says nothing about CIFAR-10.
     "quickstart": {

@@ -101,8 +101,8 @@ def run_main(arguments, redirections):
 
 
 def test_a_full_disk_under_the_standard_output_is_an_error(tmp_path):
-    run = os.path.join(os.path.dirname(main.__file__), "saved_models", "fast")
-    code, err = run_main(["compare", run, "--output", str(tmp_path)], "> /dev/full")
+    command = ["compare", str(main.SAVED_MODELS / "fast"), "--output", str(tmp_path)]
+    code, err = run_main(command, "> /dev/full")
     assert code == 6
     assert err == (
         "error: cannot write standard output: No space left on device; free some space, or name a "
